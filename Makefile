@@ -1,0 +1,39 @@
+# Every target sets itself up: it needs a Python of 3.11 or later with venv and pip, and access to a package index.
+# The work is in noxfile.py; this file only brings nox and uv.
+
+.DEFAULT_GOAL := help
+.PHONY: help test lint demo format clean
+
+PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do \
+	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
+	&& { echo "$$candidate"; break; }; done)
+TOOLS := .venv-tools
+NOX := $(TOOLS)/bin/nox --noxfile noxfile.py
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+test: $(TOOLS)/.made ## Run the tests on every Python version found
+	@$(NOX) --tags tests
+
+lint: $(TOOLS)/.made ## Check style, layout and types
+	@$(NOX) --session lint
+
+demo: $(TOOLS)/.made ## Show a science stack imported by a cold handler while it downloads
+	@$(NOX) --session demo
+
+format: $(TOOLS)/.made ## Lay out the code and apply the safe fixes
+	@$(NOX) --session format
+
+clean: ## Remove everything that these targets made
+	rm -rf $(TOOLS) .nox build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -path ./.git -prune -o -type d -name __pycache__ -prune -exec rm -rf {} +
+
+# Made anew when the tooling's own description changes; removed first, so that a half-made one is never used.
+$(TOOLS)/.made: pyproject.toml noxfile.py
+	@test -n "$(PYTHON)" || { echo "lazydeps needs Python 3.11 or later with venv and pip: set PYTHON=/path/to/python3 (Debian: apt-get install python3-venv)" >&2; exit 1; }
+	@rm -rf $(TOOLS)
+	@echo "setting up nox and uv in $(TOOLS)"
+	@$(PYTHON) -m venv $(TOOLS)
+	@$(TOOLS)/bin/python -m pip install --quiet --disable-pip-version-check 'nox>=2025.2' 'uv>=0.5'
+	@touch $@

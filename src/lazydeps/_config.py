@@ -1,0 +1,115 @@
+"""Settings: what the ``LAZYDEPS_*`` variables say, and the limits on what a pack may claim.
+
+Reads the environment it is given and nothing else; AWS's own variables belong to `_sources`.
+"""
+
+from __future__ import annotations
+
+from .errors import ConfigError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from typing import Any
+
+DIRECTORY = "/tmp/lazydeps"  # noqa: S108 - the store checks that the folder is ours, 0700 and no link
+CONNECTIONS = 6
+MOST_CONNECTIONS = 64
+SOCKET_TIMEOUT = 5.0
+MIB = 1 << 20
+
+
+class Limits:
+    """Bounds on what a pack may claim, checked before anything is allocated or written. Sizes are in bytes."""
+
+    __slots__ = ("files", "frame", "index", "path", "root", "unpacked")
+
+    def __init__(self) -> None:
+        self.root = 16 * MIB
+        """The root, the block at the head of a pack."""
+        self.index = 64 * MIB
+        """The index of the data and cold files, decompressed."""
+        self.frame = 64 * MIB
+        """One frame, packed or decompressed."""
+        self.files = 1_000_000
+        """How many files a pack may list."""
+        self.unpacked = 20 * 1024 * MIB
+        """All files of a pack together."""
+        self.path = 1024
+        """A file's path, in UTF-8."""
+
+
+class Config:
+    """The settings of one `lazydeps.load`. Nothing changes one; `replace` makes another."""
+
+    __slots__ = ("allow_unpinned", "connections", "directory", "limits", "pack", "socket_timeout", "timeout")
+
+    def __init__(
+        self,
+        *,
+        pack: tuple[str, ...] = (),
+        directory: str = DIRECTORY,
+        allow_unpinned: bool = False,
+        timeout: float | None = None,
+        connections: int = CONNECTIONS,
+        socket_timeout: float = SOCKET_TIMEOUT,
+        limits: Limits | None = None,
+    ) -> None:
+        self.pack = pack
+        """The references to load, as text."""
+        self.directory = directory
+        """The folder that holds the stores; absolute."""
+        self.allow_unpinned = allow_unpinned
+        """Whether a reference without a root may be loaded."""
+        self.timeout = timeout
+        """Seconds that a load may take as a whole, or None."""
+        self.connections = connections
+        """How many connections a worker keeps open."""
+        self.socket_timeout = socket_timeout if timeout is None else min(socket_timeout, timeout)
+        """Seconds for a connect, and for each wait for bytes; never longer than `timeout`."""
+        self.limits = Limits() if limits is None else limits
+        """Bounds on what a pack may claim."""
+
+    def replace(self, **changes: Any) -> Config:
+        """Return a copy with other values; the arguments are those of the class."""
+        settings = {name: getattr(self, name) for name in self.__slots__}
+        return Config(**{**settings, **changes})
+
+    @classmethod
+    def from_environ(cls, environ: Mapping[str, str]) -> Config:
+        """Read ``LAZYDEPS_PACK``, ``_DIR``, ``_ALLOW_UNPINNED``, ``_TIMEOUT`` and ``_CONNECTIONS``.
+
+        A variable that is set to nothing counts as not set.
+
+        Raises:
+            ConfigError: a variable has a value that it cannot have.
+        """
+        directory = environ.get("LAZYDEPS_DIR") or DIRECTORY
+        if not directory.startswith("/"):
+            raise _wrong("LAZYDEPS_DIR", directory, f"an absolute path, such as {DIRECTORY}")
+        unpinned = environ.get("LAZYDEPS_ALLOW_UNPINNED") or "0"
+        if unpinned not in ("0", "1"):
+            raise _wrong("LAZYDEPS_ALLOW_UNPINNED", unpinned, "1 to allow references without a root, or 0")
+        timeout = connections = None
+        if text := environ.get("LAZYDEPS_TIMEOUT"):
+            try:
+                timeout = float(text)
+            except ValueError:
+                timeout = 0.0
+            if not 0 < timeout < float("inf"):
+                raise _wrong("LAZYDEPS_TIMEOUT", text, "a number of seconds above 0")
+        if text := environ.get("LAZYDEPS_CONNECTIONS"):
+            connections = int(text) if text.isdecimal() else 0
+            if not 1 <= connections <= MOST_CONNECTIONS:
+                raise _wrong("LAZYDEPS_CONNECTIONS", text, f"a whole number from 1 to {MOST_CONNECTIONS}")
+        return cls(
+            pack=tuple(environ.get("LAZYDEPS_PACK", "").split()),
+            directory=directory,
+            allow_unpinned=unpinned == "1",
+            timeout=timeout,
+            connections=CONNECTIONS if connections is None else connections,
+        )
+
+
+def _wrong(name: str, found: str, expected: str) -> ConfigError:
+    return ConfigError(f"{name} is {found!r}: expected {expected}. Correct it or leave it out.")

@@ -1,0 +1,60 @@
+"""Distributions in a pack, as `importlib.metadata` asks for them. Imported only when somebody asks.
+
+Names and versions come from the index; ``METADATA`` and its neighbours land when they are read.
+"""
+
+from __future__ import annotations
+
+import re
+from importlib.metadata import Distribution, PathDistribution
+from pathlib import Path
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from os import PathLike
+
+    from ._session import Session
+
+
+class PackDistribution(PathDistribution):
+    """A distribution whose metadata files are in a pack."""
+
+    def __init__(self, session: Session, folder: str) -> None:
+        super().__init__(Path(session.tree, folder))
+        self._session = session
+        self._folder = folder
+
+    def read_text(self, filename: str | PathLike[str]) -> str | None:
+        """Return the text of a file of the dist-info folder, or None where there is none."""
+        self._session.need_path(f"{self._folder}/{filename}")
+        return super().read_text(filename)
+
+
+def find_distributions(session: Session, name: str | None) -> Iterator[Distribution]:
+    """Yield the distributions of a pack: all, or those with this name (in any spelling)."""
+    wanted = None if name is None else _normalise(name)
+    root = session.root()
+    found = _folders(root.boot.paths, wanted)
+    if wanted is None or not found:
+        if wanted is not None and wanted not in map(_normalise, root.distributions):
+            return
+        found |= _folders(session.rest().paths, wanted)
+    for folder in sorted(found):
+        yield PackDistribution(session, folder)
+
+
+def _folders(paths: list[str], wanted: str | None) -> set[str]:
+    folders = set()
+    for path in paths:
+        head, _, tail = path.partition("/")
+        if tail and head.endswith((".dist-info", ".egg-info")):
+            project = head.rpartition(".")[0].partition("-")[0]
+            if wanted is None or _normalise(project) == wanted:
+                folders.add(head)
+    return folders
+
+
+def _normalise(name: str) -> str:
+    # https://packaging.python.org/en/latest/specifications/name-normalization/
+    return re.sub(r"[-_.]+", "-", name).lower()

@@ -1,0 +1,78 @@
+"""References: where a pack is and what it must be, ``URL#root=sha256:HEX``.
+
+Parses and prints them; it fetches nothing and reads no environment.
+"""
+
+from __future__ import annotations
+
+from ._digest import PREFIX, parse_digest
+from .errors import ConfigError
+
+SCHEMES = ("s3", "https", "http", "file")
+
+
+class Ref:
+    """A parsed reference. Equal references have equal text."""
+
+    __slots__ = ("root", "sha256", "url")
+
+    url: str
+    """The address without its fragment; always one of `SCHEMES`."""
+    root: bytes | None
+    """The pinned SHA-256 of the pack's root, 32 raw bytes; None where the reference is not pinned."""
+    sha256: bytes | None
+    """The pinned SHA-256 of a whole archive that is not a pack (``#sha256=HEX``)."""
+
+    def __init__(self, url: str, root: bytes | None = None, sha256: bytes | None = None) -> None:
+        self.url = url
+        self.root = root
+        self.sha256 = sha256
+
+    @classmethod
+    def parse(cls, text: str) -> Ref:
+        """Parse ``URL``, ``URL#root=sha256:HEX`` or ``URL#sha256=HEX``.
+
+        Raises:
+            ConfigError: the scheme is unknown, the path is empty, or the pin is malformed.
+        """
+        text = text.strip()
+        url, _, fragment = text.partition("#")
+        scheme, separator, rest = url.partition("://")
+        if not separator or scheme not in SCHEMES:
+            raise ConfigError(
+                f"{text!r} is not a reference: expected s3://BUCKET/KEY, https://… or file:///PATH, "
+                "followed by #root=sha256:HEX. `lazydeps push` and `lazydeps pack` print one to copy."
+            )
+        authority, slash, path = rest.partition("/")
+        if not slash or not path or (scheme != "file" and not authority):
+            raise ConfigError(f"{text!r} names no object: expected {scheme}://…/NAME.tar.zst#root=sha256:HEX.")
+        if scheme == "file" and authority not in ("", "localhost"):
+            raise ConfigError(f"{text!r} names a host: a local file is file:///PATH, with three slashes.")
+        root = sha256 = None
+        if fragment:
+            name, _, value = fragment.partition("=")
+            if name == "root":
+                root = parse_digest(value)
+            elif name == "sha256":
+                sha256 = parse_digest(PREFIX + value.removeprefix(PREFIX))
+            if root is None and sha256 is None:
+                raise ConfigError(
+                    f"the pin of {text!r} is malformed: expected #root=sha256: and 64 hex digits, found #{fragment}."
+                )
+        return cls(url, root, sha256)
+
+    def __str__(self) -> str:
+        if self.root is not None:
+            return f"{self.url}#root={PREFIX}{self.root.hex()}"
+        if self.sha256 is not None:
+            return f"{self.url}#sha256={self.sha256.hex()}"
+        return self.url
+
+    def __repr__(self) -> str:
+        return f"Ref({str(self)!r})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Ref) and str(self) == str(other)
+
+    def __hash__(self) -> int:
+        return hash(str(self))

@@ -1,0 +1,175 @@
+"""`load`, `wait`, `report`, `lazy` and `uninstall`: the public verbs, over all the packs of this process."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+from ._config import Config
+from ._ref import Ref
+from .events import Report
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import ModuleType, TracebackType
+
+    from ._finder import PackFinder
+    from ._session import Session
+
+_sessions: dict[Ref, Session] = {}
+_finder: PackFinder | None = None
+
+
+class Loading:
+    """What `load` returns: packs on their way. Use it with ``with``, or call `wait`, or neither.
+
+    On leaving the block normally, the boot and data sets are in place and no child process or thread is left over.
+    On leaving it by an exception, the workers are ended; what has landed stays and is found by the next start.
+    """
+
+    def __init__(self, sessions: tuple[Session, ...]) -> None:
+        self._sessions = sessions
+
+    def __enter__(self) -> Loading:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        if kind is None:
+            self.wait()
+        else:
+            for session in self._sessions:
+                session.stop()
+
+    def wait(self, *, complete: bool = False) -> None:
+        """Wait for these packs; see `lazydeps.wait`."""
+        for session in self._sessions:
+            session.wait(complete=complete)
+
+    @property
+    def refs(self) -> tuple[str, ...]:
+        """The references of these packs, pinned."""
+        return tuple(str(session.ref) for session in self._sessions)
+
+
+def load(
+    *refs: str,
+    directory: str | os.PathLike[str] | None = None,
+    timeout: float | None = None,
+    environ: Mapping[str, str] | None = None,
+) -> Loading:
+    """Start bringing packs, and make their modules importable at once.
+
+    Returns without waiting for the network. Each import of a packed module then waits for its own bytes. With no
+    pack named here or in ``LAZYDEPS_PACK`` it does nothing, so that the same handler runs where the dependencies
+    are installed.
+
+    Args:
+        refs: references, ``URL#root=sha256:HEX``. None: those in ``LAZYDEPS_PACK``, separated by white space.
+            The first pack that has a module wins. A pack that is loaded already is not loaded again.
+        directory: where the stores are. None: ``LAZYDEPS_DIR``, else ``/tmp/lazydeps``.
+        timeout: seconds that all of it may take. None: ``LAZYDEPS_TIMEOUT``, else no limit but those of each request.
+        environ: stands in for `os.environ`.
+
+    Returns:
+        A context manager. Leaving it waits for the boot and data sets.
+
+    Raises:
+        ConfigError: a reference is malformed or not pinned, or the store cannot be used.
+        PackMismatchError: a pack in the store is for another Python. For one that has yet to be fetched, the first
+            import raises it; likewise FetchError, IntegrityError, PackFormatError and InsufficientSpaceError.
+    """
+    environ = os.environ if environ is None else environ
+    config = Config.from_environ(environ)
+    if directory is not None:
+        config = config.replace(directory=os.fspath(directory))
+    if timeout is not None:
+        config = config.replace(timeout=timeout)
+    parsed = [Ref.parse(text) for text in (refs or config.pack)]
+    if not parsed:
+        return Loading(())
+    from ._finder import PackFinder
+    from ._session import Session
+    from ._sources import open_source
+
+    global _finder
+    started = []
+    for ref in parsed:
+        session = _sessions.get(ref)
+        if session is None:
+            session = Session(ref, open_source(ref.url, environ), config)
+            session.start()
+            _sessions[ref] = session
+        started.append(session)
+    if _finder is None:
+        _finder = PackFinder()
+        os.register_at_fork(after_in_child=_after_fork)
+    _finder.sessions = tuple(_sessions.values())
+    if _finder not in sys.meta_path:
+        sys.meta_path.insert(_place(), _finder)
+    return Loading(tuple(started))
+
+
+def wait(*, complete: bool = False) -> None:
+    """Wait until the boot and data sets of every loaded pack are in place and its worker has ended.
+
+    Args:
+        complete: wait for every file, and leave plain trees that an interpreter without lazydeps can import from.
+
+    Raises:
+        LazydepsError: what kept a pack from arriving.
+    """
+    for session in tuple(_sessions.values()):
+        session.wait(complete=complete)
+
+
+def report() -> Report:
+    """Return what the start of this process did: phases, requests, bytes, frames and stalls of every pack."""
+    return Report(session.report() for session in _sessions.values())
+
+
+def uninstall() -> None:
+    """Take the finder away and end the workers. Modules that are imported stay; the stores stay on the disk."""
+    if _finder is not None:
+        if _finder in sys.meta_path:
+            sys.meta_path.remove(_finder)
+        _finder.sessions = ()
+    for session in tuple(_sessions.values()):
+        session.stop()
+    _sessions.clear()
+
+
+def lazy(name: str) -> ModuleType:
+    """Return a stand-in for a module that imports it when an attribute is first used.
+
+    The import happens where it is used, with its errors; `importlib.util.LazyLoader` would look for the module now.
+
+    Args:
+        name: the module, dots included, as in `importlib.import_module`.
+
+    Raises:
+        PackedModuleNotFoundError: on first use, where no pack and no folder of the path holds it.
+    """
+    from ._lazy import LazyModule
+
+    return LazyModule(name)
+
+
+def _place() -> int:
+    """Return where in `sys.meta_path` the finder belongs: just before the path finder."""
+    for place, finder in enumerate(sys.meta_path):
+        if getattr(finder, "__name__", "") == "PathFinder":
+            return place
+    return len(sys.meta_path)
+
+
+def _after_fork() -> None:
+    for session in _sessions.values():
+        session.after_fork()
+
+
+def loaded_refs() -> tuple[str, ...]:
+    """Return the references of the packs loaded in this process."""
+    return tuple(str(ref) for ref in _sessions)

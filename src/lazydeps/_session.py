@@ -1,0 +1,365 @@
+"""One pack in this process: its store, the worker that fills it, and waiting for what an import needs.
+
+Decides when to wait and what to do when a worker is gone. It does not know Python's import system; the finder asks
+it for files.
+"""
+
+from __future__ import annotations
+
+import time
+from _thread import RLock, allocate_lock
+
+from ._host import ForkHost, Host, ThreadHost, fork_is_safe
+from ._ref import Ref
+from ._store import Store
+from ._worker import INDEX, Worker, WorkerThread, check_host, fetch_head, new_decompressor
+from .errors import ConfigError, FetchError, LazydepsError
+from .events import FrameTimes, PackReport, Phase, Stall
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from ._config import Config
+    from ._pack import Root, Section
+    from ._sources import Source
+
+POLL = 0.005
+"""Seconds between looks at the store. Our own worker wakes us sooner; another process's cannot."""
+STALL = 0.0005
+"""Seconds from which a wait is worth a line in the report."""
+TAKEOVERS = 3
+"""Workers that may die under one process before it gives up."""
+
+
+class Session:
+    """A pack being loaded, or loaded."""
+
+    def __init__(self, ref: Ref, source: Source, config: Config) -> None:
+        """Pin the pack and name its store; `start` begins the work.
+
+        Args:
+            ref: the reference. Where it has no pin, the root is fetched here and now, if the configuration allows.
+            source: where the pack is.
+            config: directory, limits, timeouts.
+
+        Raises:
+            ConfigError: the reference is not pinned and unpinned references are not allowed.
+        """
+        self.began = time.monotonic()
+        if ref.root is None:
+            ref = _pin(ref, source, config)
+        assert ref.root is not None
+        self.ref = ref
+        self._source = source
+        self._config = config
+        self.store = Store(config.directory, ref.root)
+        self.tree = self.store.tree
+        """The site-packages folder."""
+        self._root: Root | None = None
+        self._rest: Section | None = None
+        self._watermark = 0
+        self._host: Host | None = None
+        self._error: LazydepsError | None = None
+        self._pipe = allocate_lock()
+        self._inline = RLock()
+        self._deadline = None if config.timeout is None else self.began + config.timeout
+        self._hosts: list[str] = []
+        self._takeovers = 0
+        self._reused = False
+        self._results: list[dict[str, Any]] = []
+        self._stalls: list[Stall] = []
+        self._phases: list[Phase] = []
+
+    # -- life
+
+    def start(self) -> None:
+        """Start a worker, unless everything has landed already."""
+        if self._try_root():
+            self._reused = True
+            assert self._root is not None
+            check_host(self._root)
+            if self._advance(self._root.data_stop) >= self._root.data_stop:
+                return
+        self._start_host()
+
+    def stop(self) -> None:
+        """End the worker now. What has landed stays; what has not can still be fetched on demand."""
+        with self._pipe:
+            host, self._host = self._host, None
+            if host is not None:
+                host.stop()
+
+    def wait(self, *, complete: bool = False) -> None:
+        """Return when the boot and data sets are in place and no child or thread is left over.
+
+        Args:
+            complete: every file of the pack, as a plain tree that needs no finder.
+
+        Raises:
+            LazydepsError: what kept the worker from it.
+        """
+        begin = time.monotonic()
+        root = self.root()
+        self._await(lambda: self._advance(root.data_stop) >= root.data_stop, "(data set)", root.data_stop - 1)
+        self._await(lambda: self._host is None, "(end of the worker)", None)
+        if complete:
+            self._run_inline(complete=True)
+        self._phases.append(Phase("wait", begin - self.began, time.monotonic() - self.began))
+
+    # -- what the finder asks
+
+    def root(self) -> Root:
+        """Return the pack's root, as soon as it is known."""
+        if self._root is None:
+            from json import loads  # noqa: F401  # needed to parse the root, and importing it costs nothing while we wait
+
+            self._await(self._try_root, "(root)", 0)
+            assert self._root is not None
+        return self._root
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the pack's root is known."""
+        return self._root is not None
+
+    def failed(self) -> bool:
+        """Whether the pack could not even be opened, and no later try could change that."""
+        return self._root is None and self._error is not None
+
+    def rest(self) -> Section:
+        """Return the section of the data and cold frames, as soon as it is known."""
+        if self._rest is None and not self._try_rest():
+            host = self._host
+            if host is not None:
+                host.demand(INDEX, INDEX)
+                self._await(lambda: self._try_rest() or self._host is None, "(index)", None)
+            if not self._try_rest():
+                self._run_inline(only=())
+                self._try_rest()
+        assert self._rest is not None
+        return self._rest
+
+    def need_boot(self, file: int, module: str) -> None:
+        """Wait until a file of the boot set, and everything recorded before it, is in place."""
+        root = self.root()
+        last = root.boot.frames_of(file)[-1]
+        if last >= self._watermark and self._advance(len(root.boot)) <= last:
+            self._await(lambda: self._advance(len(root.boot)) > last, module, last)
+
+    def need_data(self, module: str) -> None:
+        """Wait until the boot and data sets are in place."""
+        stop = self.root().data_stop
+        if self._watermark < stop and self._advance(stop) < stop:
+            self._await(lambda: self._advance(stop) >= stop, module, stop - 1)
+
+    def need_rest(self, file: int, module: str) -> None:
+        """Wait until a file of the data or cold set is in place, fetching it where nobody else will."""
+        frames = self.rest().frames_of(file)
+        store = self.store
+        if not store.missing(frames):
+            return
+        begin = time.monotonic()
+        host = self._host
+        if host is not None:
+            host.demand(frames.start, frames.stop)
+            self._await(lambda: not store.missing(frames) or self._host is None, "", None)
+        missing = store.missing(frames)
+        if missing:
+            self._run_inline(only=missing)
+        self._note_stall(module, begin, frames.stop - 1)
+
+    def need_path(self, name: str) -> None:
+        """Wait until a file is in place, whatever its set; a name that is not in the pack is nobody's business."""
+        boot = self.root().boot
+        if name in boot.number_of:
+            self.need_boot(boot.number_of[name], name)
+            return
+        rest = self.rest()
+        if name in rest.number_of:
+            self.need_rest(rest.number_of[name], name)
+
+    def bytecode(self, file: int) -> memoryview:
+        """Return the content of a bytecode file of the boot set, once `need_boot` has returned for it."""
+        boot = self.root().boot
+        begin = boot.offsets[file]
+        return self.store.bytecode(begin, begin + boot.sizes[file])
+
+    # -- waiting
+
+    def _try_root(self) -> bool:
+        store = self.store
+        if self._root is None and store.exists():
+            store.check_owner()
+            root = store.read_root(self._config.limits)
+            if root is not None and store.open_landed(root):
+                self._root = root
+        return self._root is not None
+
+    def _try_rest(self) -> bool:
+        if self._rest is None:
+            self._rest = self.store.read_index(self.root())
+        return self._rest is not None
+
+    def _advance(self, stop: int) -> int:
+        """Move the watermark up to what has landed, and return it."""
+        self._watermark = self.store.prefix(self._watermark, stop)
+        return self._watermark
+
+    def _await(self, ready: Callable[[], bool], module: str, frame: int | None) -> None:
+        if ready():
+            return
+        begin = time.monotonic()
+        while not ready():
+            with self._pipe:  # one thread reads the pipe; the others look again when it has
+                if not ready():
+                    self._step()
+            if self._deadline is not None and time.monotonic() > self._deadline:
+                raise FetchError(
+                    f"the pack did not arrive within the {self._config.timeout} seconds that LAZYDEPS_TIMEOUT or "
+                    f"load(timeout=…) gave it; {module} was waiting. What has landed is kept for the next start.",
+                    url=self._source.url,
+                )
+        if module:
+            self._note_stall(module, begin, frame)
+
+    def _step(self) -> None:
+        host = self._host
+        if host is None:
+            if self._error is not None:
+                raise self._error
+            self._start_host()
+            return
+        host.wait(POLL)
+        if not host.ended:
+            return
+        self._host = None
+        error, stats = host.result()
+        if stats is not None:
+            self._results.append(stats)
+        if error is not None:
+            if not (isinstance(error, FetchError) and error.retryable):
+                self._error = error
+            raise error
+        if stats is None:
+            self._takeovers += 1
+            if self._takeovers > TAKEOVERS:
+                raise LazydepsError(
+                    f"{self._takeovers} workers died while loading {self.ref.url}. Out of memory is the usual cause: "
+                    "raise the function's memory size."
+                )
+            self._start_host(threads=True)
+
+    def _start_host(self, *, threads: bool = False) -> None:
+        def worker_for(wake: Callable[[], None]) -> Worker:
+            return Worker(ref=self.ref, source=self._source, store=self._new_store(), config=self._config, wake=wake)
+
+        host_for = ThreadHost if threads or not fork_is_safe() else ForkHost
+        if host_for is ThreadHost:
+            # Imported here, not in the worker's thread: this thread may hold the lock of a packed module of that name.
+            with WorkerThread():
+                new_decompressor()
+        self._host = host_for(worker_for)
+        self._hosts.append(self._host.kind)
+
+    def _run_inline(self, *, only: list[int] | tuple[()] | None = None, complete: bool = False) -> None:
+        """Run a worker in this thread."""
+        with self._inline:
+            if only is not None:
+                only = self.store.missing(only) or ()
+            worker = Worker(
+                ref=self.ref, source=self._source, store=self._new_store(), config=self._config, only=only, complete=complete
+            )
+            try:
+                worker.run()
+            finally:
+                self._results.append(worker.stats.as_dict())
+
+    def _new_store(self) -> Store:
+        # A worker holds the store's lock and writes: it gets a store object of its own, which nobody shares.
+        assert self.ref.root is not None
+        return Store(self._config.directory, self.ref.root)
+
+    def after_fork(self) -> None:
+        """Forget what belongs to the process that we were forked from: its worker, and locks somebody may hold."""
+        self._host = None
+        self._pipe = allocate_lock()
+        self._inline = RLock()
+
+    def _note_stall(self, module: str, begin: float, frame: int | None) -> None:
+        seconds = time.monotonic() - begin
+        if seconds >= STALL:
+            self._stalls.append(Stall(module, begin - self.began, seconds, frame))
+
+    # -- the report
+
+    def report(self) -> PackReport:
+        """Return what has happened so far. A worker that still runs has not told its part yet."""
+        root, began = self._root, self.began
+        boot = len(root.boot) if root else 0
+        stops = {"boot": boot, "data": root.data_stop if root else 0, "cold": root.frames if root else 0}
+        rest = self._rest or (self.store.read_index(root) if root else None)
+        frames = []
+        for result in self._results:
+            for number, requested, received, landed in result["frames"]:
+                section = root.boot if root and number < boot else rest
+                facts = section.frame(number) if section else None
+                name = next(name for name, stop in stops.items() if number < stop)
+                frames.append(
+                    FrameTimes(
+                        number,
+                        name,
+                        facts.packed if facts else 0,
+                        facts.unpacked if facts else 0,
+                        requested - began,
+                        received - began,
+                        landed - began,
+                    )
+                )
+        frames.sort(key=lambda frame: frame.landed)
+        phases = [
+            Phase(name, begin - began, end - began) for result in self._results for name, begin, end in result["phases"]
+        ]
+        total, standing, low = {}, {}, 0
+        for name, stop in stops.items():
+            total[name] = stop - low
+            standing[name] = stop - low - len(self.store.missing(range(low, stop)))
+            low = stop
+        fetched = sum(total.values()) and sum(standing.values())
+        return PackReport(
+            ref=str(self.ref),
+            store=self.store.path,
+            host=self._hosts[0] if self._hosts else "none",
+            store_reused=self._reused or bool(root and self._host is None and fetched > len(frames)),
+            requests=sum(result["requests"] for result in self._results),
+            retries=sum(result["retries"] for result in self._results),
+            bytes_received=sum(result["bytes"] for result in self._results),
+            boot_bytes=root.boot.starts[-1] if root else 0,
+            cold_frames_fetched=sum(frame.set == "cold" for frame in frames),
+            frames_total=total,
+            landed=standing,
+            takeovers=self._takeovers,
+            error=str(self._error) if self._error else None,
+            phases=tuple(sorted(phases + self._phases, key=lambda phase: phase.start)),
+            frames=tuple(frames),
+            stalls=tuple(self._stalls),
+        )
+
+
+def _pin(ref: Ref, source: Source, config: Config) -> Ref:
+    """Return the reference with the root that the source holds now, if that is allowed."""
+    if not config.allow_unpinned:
+        raise ConfigError(
+            f"{ref.url} is not pinned, so whoever can write there could run code here. Use the reference that "
+            "`lazydeps push` or `lazydeps inspect` prints (URL#root=sha256:HEX), or set LAZYDEPS_ALLOW_UNPINNED=1."
+        )
+    from ._digest import sha256_digest
+
+    connection = source.connect(timeout=config.socket_timeout)
+    try:
+        head = fetch_head(connection, None, config.limits)
+        head.body.close()
+    finally:
+        connection.close()
+    return Ref(ref.url, sha256_digest(head.content))

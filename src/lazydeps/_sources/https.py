@@ -1,0 +1,525 @@
+"""Ranged GETs over HTTP/1.1, for ``http(s)://`` sources and as the ground that `s3` stands on.
+
+The request is written by hand and `http.client` parses the answer: importing that parser takes longer than
+the rest of a connect, so it happens while the server works. No proxies, no cookies, no compression.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from lazydeps.errors import ConfigError, FetchError
+
+from . import Body, Connection, Source
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from http.client import HTTPResponse
+    from socket import socket
+    from ssl import SSLContext
+
+REDIRECTS = 5
+RETRYABLE = (408, 429, 500, 502, 503, 504)
+DRAIN = 256 * 1024
+"""Bytes of a body that are rather read to their end than paid for with a new connection."""
+ERROR_BODY = 16 * 1024
+"""Bytes of an error's body that are read at most."""
+URL_SAFE = b"!#$%&'()*+,-./:;=?@[]_~"
+"""Punctuation of RFC 3986 that passes through unchanged, ``%`` included."""
+
+
+class Target:
+    """An address, taken apart: where to connect and what to ask for."""
+
+    __slots__ = ("host", "path", "port", "scheme")
+
+    def __init__(self, scheme: str, host: str, port: int | None, path: str) -> None:
+        self.scheme = scheme
+        self.host = host
+        """A name or an IP address, without brackets."""
+        self.port = port
+        """None for the scheme's own."""
+        self.path = path
+        """Percent-encoded, with the query; begins with a slash."""
+
+    @classmethod
+    def parse(cls, url: str) -> Target:
+        """Take an ``http(s)://`` address apart.
+
+        Raises:
+            ConfigError: it is none, or it carries a user name. The message repeats neither that nor the query.
+        """
+        scheme, _, rest = url.partition("#")[0].partition("://")
+        cut = min((at for at in map(rest.find, "/?") if at >= 0), default=len(rest))
+        authority, path = rest[:cut], rest[cut:]
+        if "@" in authority:
+            raise ConfigError("an address with a user name or a password in it is not supported: use a presigned URL.")
+        if authority.startswith("["):
+            host, _, port = authority[1:].partition("]")
+            port = port.removeprefix(":")
+        else:
+            host, _, port = authority.partition(":")
+        name = host.translate(dict.fromkeys(map(ord, ".-_:")))
+        if scheme not in ("http", "https") or not (name.isascii() and name.isalnum()):
+            raise ConfigError(f"{without_secrets(url)!r} is no address: expected https://HOST/PATH, HOST in ASCII.")
+        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+            raise ConfigError(f"{without_secrets(url)!r} has no usable port: expected a number from 1 to 65535.")
+        return cls(scheme, host.lower(), int(port) if port else None, quote("/"[: path[:1] != "/"] + path, URL_SAFE))
+
+    @property
+    def authority(self) -> str:
+        """The ``Host`` header."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        return host if self.port in (None, default) else f"{host}:{self.port}"
+
+
+class Refusal:
+    """An answer that is not the bytes asked for."""
+
+    __slots__ = ("code", "date", "location", "region", "request_id", "retry_after", "status", "total")
+
+    def __init__(self, response: HTTPResponse) -> None:
+        text = _error_text(response)
+        self.status = response.status
+        self.code = _element(text, "Code")
+        """S3's name for the error, or nothing. Its message is never used: it may hold what was signed."""
+        self.region = response.getheader("x-amz-bucket-region") or _element(text, "Region")
+        self.location = response.getheader("Location")
+        self.date = _printable(response.getheader("Date"))
+        self.request_id = _printable(response.getheader("x-amz-request-id") or response.getheader("x-request-id"))
+        self.retry_after = _seconds(response.getheader("Retry-After"))
+        self.total = (response.getheader("Content-Range") or "").rpartition("/")[2]
+
+
+class HttpSource(Source):
+    """An object behind an ``http(s)://`` address, a presigned one too."""
+
+    keeps_redirects = True
+    """Whether a connection goes on asking where it was last sent."""
+
+    def __init__(self, url: str, environ: Mapping[str, str]) -> None:
+        self.url = without_secrets(url)
+        self.environ = environ
+        self._address = url
+        self._tls: tuple[SSLContext, bool] | None = None
+
+    def connect(self, *, timeout: float) -> HttpConnection:
+        """Return a connection, not opened yet; see `Source.connect`."""
+        return HttpConnection(self, timeout)
+
+    def target(self) -> Target:
+        """Return where the first request goes."""
+        return Target.parse(self._address)
+
+    def headers(self, target: Target, wanted: dict[str, str]) -> dict[str, str]:  # noqa: ARG002 - S3 signs both
+        """Return the headers of one request."""
+        return wanted
+
+    def follow(self, target: Target, refusal: Refusal) -> Target | None:
+        """Return where to ask instead, or None if the refusal is the answer.
+
+        Raises:
+            FetchError: the server sends us where we will not go.
+        """
+        if refusal.status not in (301, 302, 303, 307, 308) or not refusal.location:
+            return None
+        from urllib.parse import urljoin
+
+        base = f"{target.scheme}://{target.authority}{target.path}"
+        try:
+            following = Target.parse(urljoin(base, refusal.location))
+        except (ConfigError, ValueError):
+            following = None
+        if following is None or (target.scheme, following.scheme) == ("https", "http"):
+            raise self.error(f"{self.url} redirects to an address that is not https.", refusal)
+        return following
+
+    def describe(self, refusal: Refusal, start: int) -> str:
+        """Say what a refusal means and what to do about it."""
+        status = refusal.status
+        if status == 412:
+            return changed(self.url)
+        if status == 416:
+            size = f"the object has {refusal.total} bytes" if refusal.total.isdecimal() else "it ends before that"
+            return f"byte {start} of {self.url} was wanted and {size}: it is empty or cut off. Push the pack again."
+        if status in RETRYABLE:
+            why = refusal.code or "the server is overloaded or failing"
+            return f"{self.url} answered {status} ({why}). This passes; if it does not, start fewer sandboxes at once."
+        if status in (401, 403) and not refusal.code:
+            return f"{self.url} answered {status}: access denied. Check the address; a presigned URL may have expired."
+        if status in (404, 410):
+            return f"{self.url} answered {status}: there is nothing at this address. Check it, or push the pack again."
+        why = f" ({refusal.code})" if refusal.code else ""
+        return f"{self.url} answered {status}{why} instead of the bytes asked for. Check the address."
+
+    def error(self, message: str, refusal: Refusal) -> FetchError:
+        """Return the error for a refusal, with the facts that came along."""
+        if refusal.request_id:
+            message = f"{message} Request id: {refusal.request_id}."
+        return FetchError(
+            message,
+            url=self.url,
+            status=refusal.status,
+            request_id=refusal.request_id or None,
+            retryable=refusal.status in RETRYABLE,
+            retry_after=refusal.retry_after,
+        )
+
+    def tls_context(self) -> SSLContext:
+        """Return the TLS context that connections share. A race of two threads makes two: harmless, and no lock."""
+        if self._tls is None:
+            self._tls = _new_tls_context(self.environ.get("AWS_CA_BUNDLE"), whole=False)
+        return self._tls[0]
+
+    def widen_trust(self, context: SSLContext) -> bool:
+        """After a failed verification: return whether another context than this one is worth a try."""
+        if self._tls is not None and self._tls[0] is context:
+            if self._tls[1]:
+                return False
+            self._tls = _new_tls_context(None, whole=True)
+        return True
+
+
+class HttpConnection(Connection):
+    """One socket at a time. Every failure drops it; the next `get` opens another."""
+
+    def __init__(self, source: HttpSource, timeout: float) -> None:
+        self._source = source
+        self._timeout = timeout
+        self._socket: socket | None = None
+        self._peer: tuple[str, str] | None = None
+        self._response: HTTPResponse | None = None
+        self._body: HttpBody | None = None
+        self._moved: Target | None = None
+
+    def get(self, start: int, stop: int, *, etag: str | None = None) -> HttpBody:
+        """Ask for bytes ``[start, stop)``; see `Connection.get`."""
+        if self._body is not None:
+            self._body.close()
+            self._body = None
+        wanted = {"Range": f"bytes={start}-{stop - 1}"}
+        if etag is not None:
+            wanted["If-Match"] = etag
+        try:
+            return self._get(wanted, start, stop, etag)
+        except BaseException:
+            self.close()
+            raise
+
+    def close(self) -> None:
+        """Drop the socket."""
+        response, self._response = self._response, None
+        sock, self._socket = self._socket, None
+        self._body = None
+        if response is not None:
+            response.close()
+        if sock is not None:
+            sock.close()
+
+    def abandon(self, body: HttpBody | None) -> None:
+        """A body ends early: drop the socket, unless it serves another one by now."""
+        if self._body is body:
+            self.close()
+
+    def drained(self, body: HttpBody) -> None:
+        """A body has ended: keep the socket for the next one, if the server does."""
+        if self._body is body:
+            self._body = None
+            if self._response is not None and (self._response.will_close or self._response.chunked):
+                self.close()
+
+    def fail(self, error: OSError, body: HttpBody | None = None) -> FetchError:
+        """Drop the socket, unless it serves another body by now, and return what its failure means."""
+        self.abandon(body)
+        self._moved = None
+        return _unreachable(self._source.url, self._peer[1] if self._peer else "", error, self._timeout)
+
+    def _get(self, wanted: dict[str, str], start: int, stop: int, etag: str | None) -> HttpBody:
+        source = self._source
+        target = self._moved or source.target()
+        hops = 0
+        while True:
+            response, first_byte = self._exchange(target, source.headers(target, wanted))
+            if response.status in (200, 206):
+                return self._accept(response, start, stop, etag, first_byte)
+            refusal = Refusal(response)
+            self.close()
+            following = source.follow(target, refusal)
+            if following is not None:
+                hops += 1
+                if hops > REDIRECTS:
+                    raise source.error(
+                        f"{source.url} redirects more than {REDIRECTS} times. Check the address.", refusal
+                    )
+                target = following
+                self._moved = target if source.keeps_redirects else None
+            elif self._moved is not None and not hops and refusal.status in (401, 403, 404, 410):
+                # A redirect that was remembered has expired, as signed ones do: ask where it was given.
+                self._moved, target = None, source.target()
+            else:
+                raise source.error(source.describe(refusal, start), refusal)
+
+    def _exchange(self, target: Target, headers: dict[str, str]) -> tuple[HTTPResponse, float]:
+        """Send the request and read the answer's headers, on a fresh socket if the kept one turns out to be dead."""
+        lines = [f"GET {target.path} HTTP/1.1", f"Host: {target.authority}"]
+        lines += [f"{name}: {value}" for name, value in headers.items()]
+        lines += ["Accept-Encoding: identity", "User-Agent: lazydeps", "", ""]
+        if not "".join(lines).isprintable():
+            raise ConfigError(f"the request for {self._source.url} has a line break in a header: check AWS_*'s values.")
+        request = "\r\n".join(lines).encode()
+        while True:
+            peer = target.scheme, target.authority
+            if self._peer != peer:
+                self.close()
+            reused = self._socket is not None
+            self._peer = peer
+            try:
+                sock = self._socket = self._socket or self._dial(target)
+                sent = time.monotonic()
+                sock.sendall(request)
+                self._response = response = _read_headers(sock)
+                return response, time.monotonic() - sent
+            except OSError as error:
+                failure = self.fail(error)
+                if not reused or isinstance(error, TimeoutError):
+                    raise failure from error
+
+    def _dial(self, target: Target) -> socket:
+        from socket import IPPROTO_TCP, TCP_NODELAY, create_connection
+
+        address = target.host, target.port or (443 if target.scheme == "https" else 80)
+        while True:
+            sock = create_connection(address, self._timeout)
+            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+            if target.scheme != "https":
+                return sock
+            try:
+                context = self._source.tls_context()
+                return context.wrap_socket(sock, server_hostname=target.host)
+            except BaseException as error:
+                sock.close()
+                if not _is_distrust(error) or not self._source.widen_trust(context):
+                    raise
+
+    def _accept(self, response: HTTPResponse, start: int, stop: int, etag: str | None, first_byte: float) -> HttpBody:
+        url = self._source.url
+        found = response.getheader("ETag")
+        if found is not None and (found.startswith("W/") or not found.isascii()):
+            found = None
+        problem, status, retryable = "", response.status, False
+        size = total = response.length
+        if etag and found and etag != found:
+            problem, status = changed(url), 412
+        elif response.status == 206:
+            span = _content_range(response.getheader("Content-Range"))
+            if span is None or span[0] != start or span[1] > stop:
+                problem = f"{url} answered with another range than was asked for. Serve it by S3 or a plain web server."
+            else:
+                size, total = span[1] - start, span[2]
+                if span[1] != min(stop, total) or response.length not in (None, size):
+                    problem, retryable = f"{url} sent less than it was asked for. Try again.", True
+        elif start:
+            problem = (
+                f"the server of {url} ignores ranges: byte {start} was asked for and the whole object came. "
+                "Serve it by S3, or by a web server that answers range requests."
+            )
+        if not problem and (size is None or total is None):
+            problem = f"the server of {url} does not say how long the object is. Serve it with a Content-Length."
+        if problem or size is None or total is None:
+            request_id = _printable(response.getheader("x-amz-request-id"))
+            raise FetchError(problem, url=url, status=status, request_id=request_id or None, retryable=retryable)
+        body = self._body = HttpBody(self, response, size)
+        body.total, body.etag, body.first_byte = total, found, first_byte
+        return body
+
+
+class HttpBody(Body):
+    """The bytes behind an answer's headers, received straight into the caller's memory."""
+
+    def __init__(self, connection: HttpConnection, response: HTTPResponse, size: int) -> None:
+        self._connection = connection
+        self._response = response
+        self._left = size
+        self.size = size
+
+    def readinto(self, view: memoryview) -> int:
+        """Read on; see `Body.readinto`."""
+        view = view[: self._left]
+        if not view:
+            return 0
+        try:
+            count = _receive(self._response, view)
+            if not count:
+                raise ConnectionResetError(f"the connection ended {self._left} bytes before the body did")
+        except OSError as error:
+            raise self._connection.fail(error, self) from error
+        self._left -= count
+        if not self._left:
+            self._connection.drained(self)
+        return count
+
+    def close(self) -> None:
+        """End the body; see `Body.close`."""
+        if self._left > DRAIN:
+            self._left = 0
+            self._connection.abandon(self)
+        elif self._left:
+            rest = memoryview(bytearray(self._left))
+            try:
+                while self.readinto(rest):
+                    pass
+            except FetchError:
+                self._left = 0  # nobody wanted these bytes
+
+
+def changed(url: str) -> str:
+    """Say that an object was overwritten while it was read."""
+    return f"{url} changed while it was read. Give each pack a name of its own, as `lazydeps push` does; start again."
+
+
+def without_secrets(url: str) -> str:
+    """Return an address without query, fragment, user name and password."""
+    scheme, separator, rest = url.partition("?")[0].partition("#")[0].partition("://")
+    authority, slash, path = rest.partition("/")
+    return scheme + separator + authority.rpartition("@")[2] + slash + path
+
+
+def quote(text: str, safe: bytes) -> str:
+    """Percent-encode the UTF-8 of ``text`` but for ASCII letters, digits and ``safe``; `urllib.parse` costs 4 ms."""
+    plain = frozenset(safe + b"0123456789abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ")
+    return "".join([chr(byte) if byte in plain else f"%{byte:02X}" for byte in text.encode("utf-8", "surrogateescape")])
+
+
+def _read_headers(sock: socket) -> HTTPResponse:
+    from http.client import HTTPException, HTTPResponse
+
+    response = HTTPResponse(sock, method="GET")
+    try:
+        response.begin()
+    except HTTPException as error:
+        response.close()
+        if isinstance(error, OSError):
+            raise
+        raise ConnectionError(f"the answer is not HTTP/1.1 ({type(error).__name__})") from error
+    except BaseException:
+        response.close()
+        raise
+    return response
+
+
+def _receive(response: HTTPResponse, view: memoryview) -> int:
+    from http.client import HTTPException
+
+    try:
+        return response.readinto(view)
+    except (HTTPException, ValueError) as error:  # a broken chunk; a response that was closed meanwhile
+        raise ConnectionError(f"the answer broke off ({type(error).__name__})") from error
+
+
+def _error_text(response: HTTPResponse) -> str:
+    view = memoryview(bytearray(ERROR_BODY))
+    filled = 0
+    try:
+        while count := _receive(response, view[filled:]):
+            filled += count
+    except OSError:
+        pass  # the status says enough
+    return bytes(view[:filled]).decode("latin-1")
+
+
+def _element(text: str, name: str) -> str:
+    """Return the first XML element of this name if it holds one plain word."""
+    word = text.partition(f"<{name}>")[2].partition(f"</{name}>")[0]
+    return word if word.isascii() and word.replace("-", "").isalnum() and len(word) <= 64 else ""
+
+
+def _printable(text: str | None) -> str:
+    return "".join(letter for letter in (text or "")[:128] if letter.isascii() and letter.isprintable())
+
+
+def _seconds(retry_after: str | None) -> float | None:
+    """Read a ``Retry-After`` (RFC 9110, 10.2.3): seconds or a date."""
+    if retry_after is None:
+        return None
+    if retry_after.isdecimal():
+        return float(retry_after)
+    from email.utils import parsedate_to_datetime
+
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - time.time())
+    except (ValueError, OverflowError):
+        return None
+
+
+def _content_range(text: str | None) -> tuple[int, int, int] | None:
+    """Return start, stop and total of ``bytes FIRST-LAST/TOTAL`` (RFC 9110, 14.4)."""
+    unit, _, rest = (text or "").partition(" ")
+    span, _, total = rest.partition("/")
+    first, _, last = span.partition("-")
+    if unit != "bytes" or not all(part.isascii() and part.isdecimal() for part in (first, last, total)):
+        return None
+    return int(first), int(last) + 1, int(total)
+
+
+def _is_distrust(error: BaseException) -> bool:
+    return type(error).__name__ == "SSLCertVerificationError"
+
+
+def _new_tls_context(bundle: str | None, *, whole: bool) -> tuple[SSLContext, bool]:
+    """Return a verifying context, and whether it knows every authority there is to know.
+
+    OpenSSL parses a system's bundle of 140 certificates in about 30 ms, and looks one up in a folder of hashed
+    names in none. So the folder is tried first, where there is one, and the bundle if the folder was not enough.
+    """
+    import ssl
+
+    if bundle:
+        folder, file = (bundle, None) if os.path.isdir(bundle) else (None, bundle)
+        try:
+            return ssl.create_default_context(capath=folder, cafile=file), True
+        except OSError as error:
+            raise ConfigError(
+                f"AWS_CA_BUNDLE names {bundle!r}, which cannot be used: {error.strerror or 'no certificate in it'}. "
+                "It must be a PEM file, or a folder that `openssl rehash` has prepared."
+            ) from error
+    paths = ssl.get_default_verify_paths()
+    # OpenSSL reads its own variables from the process, whatever environment we were given.
+    if not whole and paths.capath and not any(name in os.environ for name in ("SSL_CERT_FILE", "SSL_CERT_DIR")):
+        try:
+            if any(name.endswith(".0") for name in os.listdir(paths.capath)):
+                return ssl.create_default_context(capath=paths.capath), False
+        except OSError:
+            pass  # unreadable: the bundle then
+    return ssl.create_default_context(), True
+
+
+def _unreachable(url: str, host: str, error: OSError, timeout: float) -> FetchError:
+    """Say what a failed socket operation means and what to do about it."""
+    kind = type(error).__name__
+    retryable = True
+    if _is_distrust(error):
+        retryable = False
+        message = (
+            f"the certificate of {host} is not trusted ({getattr(error, 'verify_message', kind)}). With an authority "
+            "of your own, or behind a proxy, set AWS_CA_BUNDLE to its PEM file; otherwise check this machine's clock."
+        )
+    elif kind == "gaierror":
+        message = (
+            f"the name {host} cannot be resolved. Check bucket, region and endpoint, and in a VPC its DNS settings."
+        )
+    elif isinstance(error, TimeoutError):
+        message = (
+            f"{host} did not answer within {timeout:g} seconds. In a VPC, S3 needs a gateway endpoint or a NAT gateway "
+            "and a security group that lets port 443 out."
+        )
+    elif isinstance(error, ConnectionRefusedError):
+        message = f"{host} refuses connections. Check AWS_ENDPOINT_URL or the address, and that the server runs."
+    else:
+        reason = error.strerror or str(error) or kind
+        message = (
+            f"the connection to {host} failed: {reason}. This passes as a rule; if not, check what stands between."
+        )
+    return FetchError(f"{url}: {message}", url=url, retryable=retryable)

@@ -1,0 +1,635 @@
+"""The worker: stream, check, decompress, land. It runs in a forked child, in threads, or in the caller's thread.
+
+Knows nothing of imports. It talks to its owner through what it lands in the store, a wake-up call for each step,
+and one result at the end. The hosts that run it are in `_host`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from _thread import allocate_lock, get_ident
+from collections import deque
+
+from ._pack import SKIPPABLE_HEADER, Frame, Root, Section, check_root, root_size
+from ._store import Landing, Store, check_space
+from .errors import FetchError, IntegrityError, LazydepsError, PackFormatError, PackMismatchError
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from typing import Any, TypeVar
+
+    from ._config import Config, Limits
+    from ._ref import Ref
+    from ._sources import Body, Connection, Source
+
+    Result = TypeVar("Result")
+    Decompress = Callable[[memoryview, int], bytes]
+
+HEAD = 512 * 1024
+"""Bytes of the first request, which brings the root and the first boot frames."""
+GROWTH = ((4, 1 << 20), (4, 2 << 20))
+"""How many requests of which size (bytes) follow the first one: small ones, so that the frames needed first are not
+held up by those needed later, then `LARGEST` ones, so that a start makes few requests."""
+LARGEST = 4 << 20
+ATTEMPTS = 5
+LOCK_SECONDS = 120.0
+"""How long a worker waits for another process that is landing the same pack."""
+INDEX = -1
+"""Stands for the index where frames are named."""
+_threads: set[int] = set()
+
+
+class Stats:
+    """What a worker did, in plain numbers that survive the trip to its owner. Times are `time.monotonic` seconds."""
+
+    def __init__(self) -> None:
+        self.frames: list[tuple[int, float, float, float]] = []
+        """``(frame, requested, received, landed)`` for each frame that this worker fetched."""
+        self.requests = 0
+        self.bytes = 0
+        self.retries = 0
+        self.phases: list[tuple[str, float, float]] = []
+        self.first_byte: list[float] = []
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return everything as JSON values."""
+        return dict(vars(self))
+
+
+class Request:
+    """A run of neighbouring frames, or the index, that one ranged GET brings."""
+
+    __slots__ = ("frames", "section")
+
+    def __init__(self, section: Section | None, frames: deque[int]) -> None:
+        self.section = section
+        """None: the index."""
+        self.frames = frames
+        """What is still to come."""
+
+
+class Worker:
+    """Brings a pack, or some frames of it, into a store."""
+
+    def __init__(
+        self,
+        *,
+        ref: Ref,
+        source: Source,
+        store: Store,
+        config: Config,
+        wake: Callable[[], None] = lambda: None,
+        only: Sequence[int] | None = None,
+        complete: bool = False,
+    ) -> None:
+        """Describe the work; `run` does it.
+
+        Args:
+            ref: the pinned reference.
+            source: where the pack is.
+            store: where it lands.
+            config: connections, timeouts, limits.
+            wake: called after each step that an importer may be waiting for.
+            only: these data or cold frames instead of the boot and data sets.
+            complete: every frame, and the boot set's bytecode as plain files too.
+        """
+        self.stats = Stats()
+        self._ref = ref
+        self._source = source
+        self._store = store
+        self._config = config
+        self._wake = wake
+        self._only = only
+        self._complete = complete
+        self._etag: str | None = None
+        self._root: Root
+        self._rest: Section | None = None
+        self._landing: Landing
+        self._queue: deque[Request] = deque()
+        self._active = 0
+        self._error: BaseException | None = None
+        self._stopped = False
+        self._refetched: set[int] = set()
+        self._deadline = None if config.timeout is None else time.monotonic() + config.timeout
+        from threading import Condition
+
+        self._changed = Condition(allocate_lock())
+
+    def run(self) -> None:
+        """Do the work.
+
+        Raises:
+            LazydepsError: it could not be done; what has landed stays usable.
+        """
+        with WorkerThread():
+            self._run()
+
+    def _run(self) -> None:
+        store = self._store
+        store.prepare()
+        with self._phase("lock"):
+            self._take_lock()
+        try:
+            with self._phase("root"):
+                connection, head = self._obtain_root()
+            self._landing = Landing(store, self._root, allocate_lock())
+            try:
+                self._wake()
+                self._stream(connection, head)
+                if self._complete:
+                    self._landing.write_plain_bytecode()
+            finally:
+                self._landing.close()
+        finally:
+            store.unlock()
+
+    def stop(self) -> None:
+        """Make `run` return soon. Safe to call from any thread."""
+        with self._changed:
+            self._stopped = True
+            self._changed.notify_all()
+
+    def demand(self, first: int, stop: int) -> None:
+        """Bring these frames (or `INDEX`) before anything that has not been requested yet."""
+        with self._changed:
+            if self._rest is None:
+                # The index names the cold frames, so whoever asks for some has read it, or asks for it.
+                for request in list(self._queue):
+                    if request.section is None:
+                        self._queue.remove(request)
+                        self._queue.appendleft(request)
+            elif first >= 0:
+                self._queue.extendleft(reversed(self._plan(self._rest, self._store.missing(range(first, stop)))))
+            self._changed.notify_all()
+
+    # -- before the stream
+
+    def _take_lock(self) -> None:
+        waited = time.monotonic()
+        pause = 0.001
+        while not self._store.try_lock():
+            if self._stopped or time.monotonic() - waited > min(LOCK_SECONDS, self._left()):
+                raise LazydepsError(
+                    f"another process has held {self._store.path}/lock for {time.monotonic() - waited:.0f} seconds "
+                    "while landing the same pack. End that process, or set LAZYDEPS_DIR to another folder."
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.5, 0.02)
+
+    def _obtain_root(self) -> tuple[Connection | None, Head | None]:
+        """Read the root from the store, or from the source. Return what is left of the first request."""
+        store, limits = self._store, self._config.limits
+        root = store.read_root(limits)
+        connection = head = None
+        if root is None:
+            connection = self._source.connect(timeout=self._config.socket_timeout)
+            head = self._retrying(lambda: self._fetch_head(connection))
+            root = Root(head.content, limits=limits)
+            check_host(root)
+            root.boot.validate(limits)
+        else:
+            check_host(root)
+        self._root = root
+        store.open_landed(root)
+        check_space(store, self._needed(root))
+        if head is not None:
+            store.write_root(head.content)
+        return connection, head
+
+    def _fetch_head(self, connection: Connection) -> Head:
+        try:
+            head = fetch_head(connection, self._ref.root, self._config.limits)
+        except BaseException:
+            connection.close()
+            raise
+        self._etag = head.body.etag
+        self._count(head.body)
+        self._count_bytes(SKIPPABLE_HEADER + len(head.content))
+        return head
+
+    def _needed(self, root: Root) -> int:
+        sets = ("boot", "data", "cold") if self._complete else ("boot", "data")
+        total = sum(root.unpacked(name) for name in sets)
+        if self._only is not None:
+            return 0
+        boot = root.boot
+        return total - sum(boot.bases[n + 1] - boot.bases[n] for n in range(len(boot)) if self._store.has_landed(n))
+
+    # -- the stream
+
+    def _stream(self, connection: Connection | None, head: Head | None) -> None:
+        boot = self._root.boot
+        rest = self._store.read_index(self._root)
+        with self._phase("frames"):
+            first: Request | None = None
+            missing = self._store.missing(range(len(boot))) if self._only is None else []
+            if head is not None:
+                # What the first request still holds are the first boot frames, as far as they came whole.
+                covered = deque(n for n in range(len(boot)) if boot.starts[n + 1] <= head.stop)
+                if covered and missing[: len(covered)] == list(covered):
+                    missing = missing[len(covered) :]
+                    first = Request(boot, covered)
+                else:
+                    head.body.close()
+            with self._changed:
+                self._queue.extend(self._plan(boot, missing))
+                if rest is None:
+                    self._queue.append(Request(None, deque((INDEX,))))
+                else:
+                    rest.validate(self._config.limits)
+                    self._take_index(rest)
+                if first is not None:
+                    self._active += 1
+            from threading import Thread
+
+            helpers = min(self._config.connections, len(self._queue) + 4) - 1
+            if self._only is not None:
+                helpers = 0
+            threads = [Thread(target=self._connection_loop, daemon=True) for _ in range(helpers)]
+            for thread in threads:
+                thread.start()
+            self._connection_loop(connection, first, head.body if first is not None and head is not None else None)
+            for thread in threads:
+                thread.join()
+        if self._error is not None:
+            raise self._error
+        if self._stopped:
+            raise LazydepsError("the load was stopped before it had finished.")
+
+    def _plan(self, section: Section, frames: Sequence[int]) -> list[Request]:
+        """Group missing frames into requests: neighbours together, small requests first."""
+        requests: list[Request] = []
+        sizes = [size for count, size in GROWTH for _ in range(count)]
+        room = 0
+        for number in frames:
+            packed = section.packed[number - section.first]
+            if requests and requests[-1].frames[-1] == number - 1 and packed <= room:
+                requests[-1].frames.append(number)
+                room -= packed
+            else:
+                requests.append(Request(section, deque((number,))))
+                room = (sizes[len(requests) - 1] if len(requests) <= len(sizes) else LARGEST) - packed
+        return requests
+
+    def _take_index(self, rest: Section) -> None:
+        """Queue what the index makes known. Called with the condition held."""
+        self._rest = rest
+        if self._only is not None:
+            wanted: Iterable[int] = self._only
+        else:
+            wanted = range(len(self._root.boot), self._root.frames if self._complete else self._root.data_stop)
+        self._queue.extend(self._plan(rest, self._store.missing(wanted)))
+        self._changed.notify_all()
+
+    def _connection_loop(
+        self, connection: Connection | None = None, request: Request | None = None, body: Body | None = None
+    ) -> None:
+        with WorkerThread():
+            try:
+                if connection is None:
+                    connection = self._source.connect(timeout=self._config.socket_timeout)
+                decompress = new_decompressor()
+                while True:
+                    if request is None:
+                        request = self._next()
+                        if request is None:
+                            break
+                    self._serve(connection, request, decompress, body)
+                    request = body = None
+                    with self._changed:
+                        self._active -= 1
+                        self._changed.notify_all()
+            except BaseException as error:
+                with self._changed:
+                    self._error = self._error or error
+                    self._changed.notify_all()
+            finally:
+                if connection is not None:
+                    connection.close()
+
+    def _next(self) -> Request | None:
+        """Return the next request, or None when there will be no more."""
+        with self._changed:
+            while not (self._error or self._stopped):
+                while self._queue:
+                    request = self._queue.popleft()
+                    if request.section is not None:
+                        request.frames = deque(self._store.missing(request.frames))
+                    if request.frames:
+                        self._active += 1
+                        return request
+                if not self._active:
+                    break
+                self._changed.wait()
+            self._changed.notify_all()
+            return None
+
+    def _serve(
+        self,
+        connection: Connection,
+        request: Request,
+        decompress: Decompress,
+        body: Body | None,
+    ) -> None:
+        """Bring everything a request names, again where the source fails in a way that may pass."""
+
+        def attempt() -> None:
+            nonlocal body
+            opened, body = body, None
+            try:
+                if request.section is None:
+                    self._serve_index(connection, decompress)
+                else:
+                    self._serve_frames(connection, request, request.section, decompress, opened)
+            except BaseException:
+                connection.close()
+                raise
+
+        self._retrying(attempt)
+
+    def _serve_frames(
+        self,
+        connection: Connection,
+        request: Request,
+        section: Section,
+        decompress: Decompress,
+        body: Body | None,
+    ) -> None:
+        requested = time.monotonic()
+        frames = [section.frame(number) for number in request.frames]
+        if body is None:
+            body = connection.get(frames[0].start, frames[-1].start + frames[-1].packed, etag=self._etag)
+            self._count(body)
+        buffer = memoryview(bytearray(max(frame.packed for frame in frames)))
+        for frame in frames:
+            if self._stopped or self._error:
+                break
+            packed = buffer[: frame.packed]
+            read_exactly(body, packed)
+            self._count_bytes(frame.packed)
+            received = time.monotonic()
+            self._check(frame, packed)
+            self._landing.land(section, frame.number, memoryview(unpack(decompress, packed, frame)))
+            request.frames.popleft()
+            self.stats.frames.append((frame.number, requested, received, time.monotonic()))
+            self._wake()
+        body.close()
+
+    def _serve_index(self, connection: Connection, decompress: Decompress) -> None:
+        start, stop = self._root.index_span
+        body = connection.get(start, stop, etag=self._etag)
+        self._count(body)
+        packed = memoryview(bytearray(stop - start))
+        read_exactly(body, packed)
+        body.close()
+        self._count_bytes(stop - start)
+        text = unpack_index(self._root, packed, decompress)
+        rest = self._root.read_index(text)
+        rest.validate(self._config.limits)
+        self._store.write_index(text)
+        with self._changed:
+            self._take_index(rest)
+        self._wake()
+
+    def _check(self, frame: Frame, packed: memoryview) -> None:
+        try:
+            frame.check(packed)
+        except IntegrityError:
+            # Once more: a flipped bit on the way is possible. A second time means that the object is wrong.
+            if frame.number in self._refetched:
+                raise
+            self._refetched.add(frame.number)
+            raise FetchError(
+                f"frame {frame.number} of {self._source.url} came damaged.", url=self._source.url, retryable=True
+            ) from None
+
+    # -- shared
+
+    def _count(self, body: Body) -> None:
+        with self._changed:
+            if self._etag is None:
+                self._etag = body.etag
+            self.stats.requests += 1
+            self.stats.first_byte.append(body.first_byte)
+
+    def _count_bytes(self, count: int) -> None:
+        with self._changed:
+            self.stats.bytes += count
+
+    def _left(self) -> float:
+        return float("inf") if self._deadline is None else self._deadline - time.monotonic()
+
+    def _retrying(self, attempt: Callable[[], Result]) -> Result:
+        """Call ``attempt`` until it succeeds, fails for good, or has used up its tries or its time."""
+        tries = 0
+        while True:
+            try:
+                return attempt()
+            except FetchError as error:
+                tries += 1
+                # Full jitter, so that a thousand sandboxes that failed together do not come back together.
+                pause = max(error.retry_after or 0.0, min(2.0, 0.05 * 2**tries) * _random())
+                if not error.retryable or tries >= ATTEMPTS or pause > self._left() or self._stopped or self._error:
+                    raise
+                self.stats.retries += 1
+                time.sleep(pause)
+
+    def _phase(self, name: str) -> _Phase:
+        return _Phase(self.stats, name)
+
+
+class _Phase:
+    """Times a part of the work: ``with`` records its begin and end, however it ends."""
+
+    def __init__(self, stats: Stats, name: str) -> None:
+        self._stats, self._name = stats, name
+
+    def __enter__(self) -> None:
+        self._begin = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._stats.phases.append((self._name, self._begin, time.monotonic()))
+
+
+def is_worker_thread() -> bool:
+    """Whether the calling thread is doing a worker's work, so that its imports must not wait for a worker."""
+    return get_ident() in _threads
+
+
+class WorkerThread:
+    """Marks the calling thread as one that does a worker's work, for the length of a ``with`` block."""
+
+    def __enter__(self) -> None:
+        self._outer = is_worker_thread()
+        _threads.add(get_ident())
+
+    def __exit__(self, *_: object) -> None:
+        if not self._outer:
+            _threads.discard(get_ident())
+
+
+class Head:
+    """A pack's first request: the checked content of the root, and a body that goes on with the first boot frame."""
+
+    __slots__ = ("body", "content", "stop")
+
+    def __init__(self, content: bytes, body: Body, stop: int) -> None:
+        self.content = content
+        self.body = body
+        self.stop = stop
+        """Offset in the pack behind the body's last byte."""
+
+
+def fetch_head(connection: Connection, expected: bytes | None, limits: Limits) -> Head:
+    """Fetch and check a pack's root, and keep the rest of the request that brought it.
+
+    Args:
+        connection: to the source of the pack.
+        expected: the pinned digest, or None.
+        limits: bounds on the root's size.
+
+    Raises:
+        FetchError: the source failed.
+        PackFormatError: this is no pack.
+        IntegrityError: it is not the pinned pack.
+    """
+    body = connection.get(0, HEAD)
+    stop = body.size
+    start = bytearray(min(SKIPPABLE_HEADER, body.total))
+    read_exactly(body, memoryview(start))
+    size = root_size(start, limits=limits)
+    if SKIPPABLE_HEADER + size > body.total:
+        raise PackFormatError(f"the pack is cut off: it has {body.total} bytes and its root alone needs {size}.")
+    if SKIPPABLE_HEADER + size > body.size:
+        # A root that passes the first request: ask again, for all of it and the frames behind it.
+        etag = body.etag
+        body.close()
+        body = connection.get(SKIPPABLE_HEADER, SKIPPABLE_HEADER + size + HEAD, etag=etag)
+        stop = SKIPPABLE_HEADER + body.size
+    content = bytearray(size)
+    read_exactly(body, memoryview(content))
+    check_root(content, expected)
+    return Head(bytes(content), body, stop)
+
+
+def read_exactly(body: Body, view: memoryview) -> None:
+    """Fill ``view`` from the body.
+
+    Raises:
+        PackFormatError: the object ends before the view is full.
+    """
+    while view:
+        count = body.readinto(view)
+        if not count:
+            raise PackFormatError(
+                "the pack is cut off: the object ends before its last frame. Push it again; the reference stays the same."
+            )
+        view = view[count:]
+
+
+def new_decompressor() -> Decompress:
+    """Return a function from a zstd frame and its unpacked size to its content. One a thread.
+
+    Python 3.14 brings zstd itself; before that it is the `zstandard` package.
+    """
+    try:
+        from compression.zstd import ZstdDecompressor  # type: ignore[import-not-found,unused-ignore]
+    except ImportError:
+        from zstandard import ZstdDecompressor as Decompressor
+        from zstandard import frame_content_size
+
+        decompressor = Decompressor()
+
+        def decompress(data: memoryview, size: int) -> bytes:
+            if frame_content_size(data) != size:  # it decides what is allocated
+                return b""
+            return decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
+
+        return decompress
+
+    def decompress_stdlib(data: memoryview, size: int) -> bytes:
+        state = ZstdDecompressor()  # the standard library's object serves one frame
+        content: bytes = state.decompress(data, size)
+        return content if state.eof and not state.unused_data else b""
+
+    return decompress_stdlib
+
+
+def unpack(decompress: Decompress, packed: memoryview, frame: Frame) -> bytes:
+    """Decompress a checked frame.
+
+    Raises:
+        PackFormatError: it does not hold what the index says.
+    """
+    return _decompressed(decompress, packed, frame.unpacked, f"frame {frame.number}")
+
+
+def unpack_index(root: Root, packed: memoryview, decompress: Decompress) -> bytes:
+    """Check and decompress the index.
+
+    Raises:
+        IntegrityError: it is not the index that the root promises.
+        PackFormatError: it does not hold what the root says.
+    """
+    root.check_index(packed)
+    return _decompressed(decompress, packed, root.index_unpacked, "the index")
+
+
+def _decompressed(decompress: Decompress, packed: memoryview, size: int, what: str) -> bytes:
+    try:
+        content = decompress(packed, size)
+    except Exception as error:  # zstandard and compression.zstd each have a ZstdError of their own
+        raise PackFormatError(f"{what} of the pack is no zstd frame: {error}. Build the pack again.") from error
+    if len(content) != size:
+        raise PackFormatError(f"{what} of the pack does not unpack to the {size} bytes that its index promises.")
+    return content
+
+
+def check_host(root: Root) -> None:
+    """Raise PackMismatchError unless this interpreter can run what the pack holds."""
+    import sys
+
+    machine = os.uname().machine
+    arch = {"aarch64": "arm64", "amd64": "x86_64"}.get(machine.lower(), machine)
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    actual = f"Python {root.python} on {root.os} {root.arch}"
+    expected = f"Python {python} on {sys.platform} {arch}"
+    remedy = f"Build one with `lazydeps pack --python {python} --arch {arch}` and pin that."
+    if root.python != python or root.os != sys.platform or root.arch not in (arch, "any"):
+        raise PackMismatchError(
+            f"this pack was built for {actual} and this process is {expected}. {remedy}",
+            expected=expected,
+            actual=actual,
+        )
+    from _frozen_importlib_external import MAGIC_NUMBER  # type: ignore[import-not-found,unused-ignore]
+
+    if root.pyc_magic != MAGIC_NUMBER.hex() or sys.implementation.name != "cpython":
+        raise PackMismatchError(
+            f"this pack's bytecode has magic number {root.pyc_magic} and this {sys.implementation.name} {python} runs "
+            f"{MAGIC_NUMBER.hex()}. Build the pack with a released interpreter of the same version.",
+            expected=MAGIC_NUMBER.hex(),
+            actual=root.pyc_magic,
+        )
+    if root.libc == "glibc" and root.libc_version:
+        try:
+            name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "other 0").split()
+        except (ValueError, OSError):
+            name, version = "other libc", "0"
+        if name != "glibc" or _numbers(version) < _numbers(root.libc_version):
+            raise PackMismatchError(
+                f"this pack's libraries need glibc {root.libc_version} and this system has {name} {version}. "
+                f"Use a newer runtime (python3.12 and later run on Amazon Linux 2023), or pack with --glibc {version}.",
+                expected=f"glibc {root.libc_version}",
+                actual=f"{name} {version}",
+            )
+
+
+def _numbers(version: str) -> list[int]:
+    return [int(part) for part in version.split(".") if part.isdigit()]
+
+
+def _random() -> float:
+    # `random` would import hashlib and more; two bytes of the kernel's randomness are jitter enough.
+    return int.from_bytes(os.urandom(2), "big") / 65536

@@ -1,0 +1,1 @@
+"""Everything behind the ``lazydeps`` command; needs the ``build`` extra. The runtime never imports it."""

@@ -1,0 +1,260 @@
+"""Record what a program imports and opens from one folder, in order. A script: `trace.py` runs it, nobody imports it.
+
+Standard library only, because it runs in the target's interpreter, where nothing of ours is installed. It records
+what Python sees: a file that C code opens by itself is not in the recording, except for the shared objects that
+`/proc/self/maps` shows.
+
+Runs as ``python -S -s -P recorder.py CONFIG.json`` and writes a raw recording to the file that the configuration
+names. Entries are ``[kind, path]``: "module" (a source path, noted as its bytecode is read), "extension", "file"
+(data or library) and "mapped" (a shared object that appeared in memory without Python having been asked).
+"""
+
+from __future__ import annotations
+
+import _thread
+import json
+import os
+import sys
+import traceback
+from importlib.machinery import EXTENSION_SUFFIXES
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import CodeType, FrameType
+    from typing import Any
+
+_FROZEN = ("_frozen_importlib", "_frozen_importlib_external")
+_IMPORTLIB = (*_FROZEN, "importlib._bootstrap", "importlib._bootstrap_external")
+"""The import system's names, before and after `importlib` itself has been imported."""
+_SOURCE_READERS = ("linecache", "tokenize")
+"""Modules that read sources for tracebacks and `inspect`. The runtime serves them through the loader's get_source."""
+_MODULE_SUFFIXES = (".py", ".pyc")
+_CACHE = f"{os.sep}__pycache__{os.sep}"
+
+
+class Recorder:
+    """Collects entries from audit events (PEP 578) and from a place in the meta path."""
+
+    def __init__(self, tree: str) -> None:
+        self.tree = tree
+        self._prefix = tree + os.sep
+        self._lock = _thread.RLock()
+        self.entries: list[tuple[str, str]] = []
+        self._seen: set[tuple[str, str]] = set()
+        self.misses: dict[str, None] = {}
+        self._mapped: set[str] = set()
+        self._interval = 0
+        """Index of the entry at which the current interval between two looks at the memory map began."""
+        # Before anything runs: a file that the program itself writes into the tree is none of the pack's.
+        self.folders: dict[str, list[str]] = {}
+        self.files: set[str] = set()
+        for folder, _, names in os.walk(tree):
+            relative = "" if folder == tree else folder[len(self._prefix) :]
+            self.folders[relative] = sorted(names)
+            self.files.update(os.path.join(relative, name) for name in names)
+
+    # --- what Python tells us ---
+
+    def audit(self, event: str, args: tuple[Any, ...]) -> None:
+        """Take an audit event. It must not raise: that would change what the program does."""
+        if event == "open":
+            path = self._inside(args[0])
+            if path is not None:
+                self._opened(path, sys._getframe(1))
+        elif event == "import":
+            if args[1] is not None:
+                path = self._inside(args[1])
+                if path in self.files:
+                    self._append("extension", path)
+        elif event == "ctypes.dlopen":
+            path = self._inside(args[0])
+            if path in self.files:
+                self._before_module("file", path, sys._getframe(1))
+        elif event in ("os.listdir", "os.scandir"):
+            path = self._inside(args[0])
+            if path in self.folders:
+                frame = sys._getframe(1)
+                # importlib lists each package's folder to know what is in it; the runtime has an index for that.
+                if frame.f_globals.get("__name__") not in _IMPORTLIB:
+                    for name in self.folders[path]:
+                        if not name.endswith((*_MODULE_SUFFIXES, *EXTENSION_SUFFIXES)):
+                            self._before_module("file", os.path.join(path, name), frame)
+
+    def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: object = None) -> None:
+        """Note where a submodule is looked for, and leave finding it to those who can."""
+        del target
+        if path is None:
+            return
+        tail = fullname.rpartition(".")[2]
+        for entry in list(path):
+            folder = self._inside(entry)
+            if folder is not None:
+                self.misses[os.path.join(folder, tail)] = None
+
+    def invalidate_caches(self) -> None:
+        """Do nothing. `importlib.invalidate_caches` calls it on every finder."""
+
+    # --- what we make of it ---
+
+    def _opened(self, path: str, frame: FrameType) -> None:
+        if path not in self.files:
+            return
+        if not path.endswith(_MODULE_SUFFIXES):
+            self._before_module("file", path, frame)
+            return
+        caller = frame.f_globals.get("__name__")
+        if caller in _SOURCE_READERS:
+            return
+        if caller in _IMPORTLIB and frame.f_code.co_name == "get_data":
+            asked = frame.f_back.f_code.co_name if frame.f_back is not None else ""
+            if asked == "get_code":
+                self._append("module", self._source(path))
+                return
+            if asked == "get_source":
+                return
+        self._before_module("file", path, frame)  # a module's file that somebody reads as text, exec()s or copies
+
+    def _source(self, path: str) -> str:
+        if path.endswith(".pyc") and _CACHE in os.sep + path:
+            folder, name = os.path.split(path)
+            source = os.path.join(os.path.dirname(folder), name.split(".")[0] + ".py")
+            if source in self.files:
+                return source
+        return path
+
+    def _append(self, kind: str, path: str) -> None:
+        with self._lock:
+            if kind == "module" and (os.sep not in path or (path.endswith("__init__.py") and path.count(os.sep) == 1)):
+                self.look_at_memory()  # between two top-level packages: often enough, and it reads a long file
+                self._interval = len(self.entries)
+            if (kind, path) not in self._seen:
+                self._seen.add((kind, path))
+                self.entries.append((kind, path))
+
+    def _before_module(self, kind: str, path: str, frame: FrameType | None) -> None:
+        """Note a file ahead of the module whose body is running.
+
+        The runtime lets a module run once everything recorded before it has landed. What its body opens has to be
+        among that, so it goes before the module, not behind it.
+        """
+        while frame is not None:
+            code: CodeType = frame.f_code
+            if code.co_name == "<module>":
+                module = self._inside(code.co_filename)
+                if module is not None and ("module", module) in self._seen:
+                    break
+            frame = frame.f_back
+        else:
+            module = None
+        with self._lock:
+            self._insert(kind, path, None if module is None else self.entries.index(("module", module)))
+
+    def _insert(self, kind: str, path: str, before: int | None) -> None:
+        entry = (kind, path)
+        if entry in self._seen:
+            if before is None or self.entries.index(entry) < before:
+                return
+            self.entries.remove(entry)
+        self._seen.add(entry)
+        if before is None:
+            self.entries.append(entry)
+        else:
+            self.entries.insert(before, entry)
+
+    def look_at_memory(self) -> None:
+        """Note the tree's shared objects that were mapped since the last look, ahead of what ran since then."""
+        try:
+            with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as stream:
+                lines = stream.readlines()
+        except OSError:
+            return
+        with self._lock:
+            for line in lines:
+                start = line.find(self._prefix)
+                if start < 0:
+                    continue
+                path = line[start + len(self._prefix) :].rstrip("\n")
+                if path in self.files and path not in self._mapped:
+                    self._mapped.add(path)
+                    if ("file", path) not in self._seen and ("extension", path) not in self._seen:
+                        self._insert("mapped", path, self._interval)
+
+    def _inside(self, path: object) -> str | None:
+        """Return a path relative to the tree, "" for the tree itself, None for anything else."""
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            return None  # a file descriptor
+        try:
+            text = os.path.abspath(os.fsdecode(path))
+        except (TypeError, ValueError, OSError):
+            return None
+        if text == self.tree:
+            return ""
+        return text[len(self._prefix) :] if text.startswith(self._prefix) else None
+
+    def absent(self) -> list[str]:
+        """Return the places that were looked at and hold no module in any form."""
+        suffixes = (*_MODULE_SUFFIXES, *EXTENSION_SUFFIXES)
+        return sorted(
+            base
+            for base in self.misses
+            if base not in self.folders and not any(base + suffix in self.files for suffix in suffixes)
+        )
+
+
+def _run_main(source: str | bytes, filename: str) -> None:
+    """Run code as ``__main__``, in a module of its own."""
+    main = type(sys)("__main__")
+    main.__dict__.update(__file__=filename, __builtins__=__builtins__)
+    sys.modules["__main__"] = main
+    exec(compile(source, filename, "exec"), main.__dict__)  # noqa: S102 (running the user's program is the task)
+
+
+def _last_lines(error: BaseException) -> str:
+    where = error.__traceback__
+    while where is not None and where.tb_frame.f_code.co_filename == __file__:
+        where = where.tb_next  # our own frames say nothing to whoever wrote what comes after them
+    return "".join(traceback.format_exception(type(error), error, where)[-4:]).strip()
+
+
+def main() -> None:
+    """Run what the configuration says and write the recording."""
+    with open(sys.argv[1], encoding="utf-8") as stream:
+        config = json.load(stream)
+    sys.path[:] = [entry for entry in sys.path if entry] + [config["tree"]]
+    sys.argv[:] = [config["script"] or "-c"]
+    recorder = Recorder(config["tree"])
+    sys.meta_path.insert(0, recorder)
+    sys.addaudithook(recorder.audit)
+    failed: dict[str, str] = {}
+    fatal = ""
+    try:
+        for name in config["modules"]:
+            with open(config["current"], "w", encoding="utf-8") as stream:
+                stream.write(name)  # if the process dies, this says what killed it
+            try:
+                __import__(name)
+            except Exception as error:  # a module may raise anything; it is reported
+                failed[name] = _last_lines(error)
+            except SystemExit as error:
+                failed[name] = f"SystemExit: {error.code}"
+        for statement in config["statements"]:
+            _run_main(statement, "<trace>")
+        if config["script"]:
+            sys.path.insert(0, os.path.dirname(os.path.abspath(config["script"])))
+            with open(config["script"], "rb") as script:
+                _run_main(script.read(), config["script"])
+    except SystemExit as error:
+        if error.code not in (None, 0):
+            fatal = f"SystemExit: {error.code}"
+    except BaseException as error:  # reported to the parent, which raises its own
+        fatal = _last_lines(error)
+    recorder.look_at_memory()
+    with open(config["out"], "w", encoding="utf-8") as stream:
+        json.dump({"entries": recorder.entries, "absent": recorder.absent(), "failed": failed, "fatal": fatal}, stream)
+    # Not a normal exit: threads and exit handlers of what was imported have nothing to say any more, and may hang.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,88 @@
+"""Divide a tree's files among the boot, data and cold sets, and put each set in its order.
+
+Decides; it reads ELF files through `elf.py` and writes nothing.
+"""
+
+from __future__ import annotations
+
+import posixpath
+from typing import TYPE_CHECKING
+
+from .bytecode import pyc_path
+from .elf import is_shared_object
+from .trace import FILE_PREFIX
+from .write import Member
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    from .elf import ElfTree
+    from .trace import Trace
+
+
+def arrange(
+    tree: Path, files: Sequence[str], *, trace: Trace, elf: ElfTree, suffixes: Sequence[str], cache_tag: str
+) -> list[Member]:
+    """Return every file of a tree once, in the order in which a pack holds them.
+
+    - boot: what the trace names, in its order. A module stands there as its bytecode, or as its source where it has
+      none. The libraries that an extension or a library needs stand right before it.
+    - data: every other file that is not a Python module, sorted.
+    - cold: other bytecode and extension modules, sorted; then all sources, sorted, which only tracebacks,
+      `inspect` and the like ask for.
+
+    Args:
+        tree: the folder.
+        files: its files, bytecode included, posix paths relative to ``tree``.
+        trace: fitted to this tree (`trace.fit`).
+        elf: the tree's ELF files.
+        suffixes: the target's suffixes of extension modules, the most specific first.
+        cache_tag: what the target's bytecode files are named after, for example ``cpython-313``.
+    """
+    known = frozenset(files)
+    boot: dict[str, None] = {}
+    for path in _boot(trace.order, known, elf, cache_tag):
+        boot[path] = None
+    data: list[str] = []
+    modules: list[str] = []
+    sources: list[str] = []
+    for path in sorted(known - boot.keys()):
+        if path.endswith(".py"):
+            sources.append(path)
+        elif path.endswith(".pyc") or is_extension(path, elf, suffixes):
+            modules.append(path)
+        else:
+            data.append(path)
+    return [
+        *(Member(path=path, source=tree / path, set="boot") for path in boot),
+        *(Member(path=path, source=tree / path, set="data") for path in data),
+        *(Member(path=path, source=tree / path, set="cold") for path in (*modules, *sources)),
+    ]
+
+
+def is_extension(path: str, elf: ElfTree, suffixes: Sequence[str]) -> bool:
+    """Tell whether a file is an extension module that the target's importlib would load.
+
+    A plain ``NAME.so`` is one only if it exports ``PyInit_NAME``: most are libraries, which somebody opens by path.
+    """
+    base = posixpath.basename(path)
+    if not base.endswith(".so"):
+        return False
+    for suffix in suffixes:
+        if suffix != ".so" and base.endswith(suffix):
+            return base.removesuffix(suffix).isidentifier()
+    stem = base.removesuffix(".so")
+    return stem.isidentifier() and elf.exports(path, f"PyInit_{stem}")
+
+
+def _boot(order: Iterable[str], known: frozenset[str], elf: ElfTree, cache_tag: str) -> Iterable[str]:
+    for entry in order:
+        path = entry.removeprefix(FILE_PREFIX)
+        if path == entry and path.endswith(".py"):
+            pyc = pyc_path(path, cache_tag)
+            yield pyc if pyc in known else path
+        elif path in known:
+            if is_shared_object(posixpath.basename(path)):
+                yield from elf.needed_closure(path)
+            yield path
