@@ -19,7 +19,7 @@ from lazydeps.errors import ConfigError, LazydepsError, UnsafeArchiveError
 
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
 SUFFIXES = target_suffixes(MINOR, "x86_64")
-SMALL = ["six", "idna", "certifi", "markupsafe"]
+SMALL = ["six", "idna", "packaging", "markupsafe"]
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_distributions_have_normalised_names(tree: Path, tmp_path: Path) -> None
 
 def test_requested_modules_are_the_public_ones(tree: Path, tmp_path: Path) -> None:
     """Modules, packages and portions of namespaces count; tests, private helpers and submodules do not."""
-    assert resolve.requested_modules(tree, SMALL, suffixes=SUFFIXES) == ["certifi", "idna", "markupsafe", "six"]
+    assert resolve.requested_modules(tree, SMALL, suffixes=SUFFIXES) == ["idna", "markupsafe", "packaging", "six"]
     distribution(tmp_path, "many", "pkg/__init__.py", "pkg/sub.py", "_help.py", "tests/test_x.py", "pkg.libs/l.so")
     distribution(tmp_path, "private", f"_only{SUFFIXES[0]}", "docs/conf.py")
     distribution(tmp_path, "portion", "space/cloud/store/__init__.py", "space/cloud/store/inner/__init__.py")

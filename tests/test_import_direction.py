@@ -97,5 +97,7 @@ assert before == state(), (before, state())
 
 def test_the_public_names_are_listed(run_python: RunPython) -> None:
     """``dir(lazydeps)`` shows the public API and nothing else."""
-    code = "import lazydeps; assert dir(lazydeps) == sorted(lazydeps.__all__), dir(lazydeps); print(lazydeps.__version__)"
+    code = (
+        "import lazydeps; assert dir(lazydeps) == sorted(lazydeps.__all__), dir(lazydeps); print(lazydeps.__version__)"
+    )
     assert run_python(code).stdout.strip()

@@ -106,7 +106,11 @@ print(json.dumps([children, len(os.listdir("/proc/self/task")), len(after) - len
 
 def test_cold_frames_are_not_fetched(run_python: RunPython, pack: Written) -> None:
     """What no import touches stays in the pack, and the store holds no copy of the archive."""
-    code = IN_BLOCK + "p = lazydeps.report().packs[0]; print(json.dumps([p.cold_frames_fetched, p.landed, p.frames_total, p.store]))"
+    code = (
+        IN_BLOCK
+        + "p = lazydeps.report().packs[0]\n"
+        + "print(json.dumps([p.cold_frames_fetched, p.landed, p.frames_total, p.store]))"
+    )
     fetched, landed, total, store = run(run_python, pack, code)
     assert fetched == 0
     assert landed["boot"] == total["boot"] > 0
@@ -132,7 +136,9 @@ print(json.dumps([coldtop.part.Z, alpha.cold.Y, lazydeps.report().packs[0].cold_
 
 def test_a_second_process_finds_the_store(run_python: RunPython, pack: Written) -> None:
     """The second start sends no request and starts no worker."""
-    code = IN_BLOCK + "p = lazydeps.report().packs[0]; print(json.dumps([alpha.READ, p.host, p.requests, p.store_reused]))"
+    code = (
+        IN_BLOCK + "p = lazydeps.report().packs[0]; print(json.dumps([alpha.READ, p.host, p.requests, p.store_reused]))"
+    )
     assert run(run_python, pack, code)[1:] == ["fork", 3, False]
     assert run(run_python, pack, code) == ["read during import", "none", 0, True]
 
@@ -238,9 +244,10 @@ import importlib, importlib.util
 with lazydeps.load(lazydeps_ref):
     import single
 p = lazydeps.report().packs[0]
-found = importlib.util.find_spec("coldtop.part" if False else "coldtop")
+find = importlib.util.find_spec
+found = find("coldtop")
 before = lazydeps.report().packs[0].cold_frames_fetched
-print(json.dumps([found.origin.endswith("coldtop/__init__.py"), before, importlib.util.find_spec("alpha.nowhere") is None,
+print(json.dumps([found.origin.endswith("coldtop/__init__.py"), before, find("alpha.nowhere") is None,
                   importlib.util.find_spec("nothing_here") is None, importlib.reload(single).NAME]))
 """
     assert run(run_python, pack, code) == [True, 0, True, True, "single"]
@@ -250,7 +257,12 @@ def test_own_code_wins_and_the_standard_library_is_safe(run_python: RunPython, t
     """A pack can override neither the function's own modules nor the standard library nor lazydeps."""
     write_tree(
         tmp_path / "tree",
-        {"mine.py": "WHO = 'pack'\n", "colorsys.py": "WHO = 'pack'\n", "lazydeps/evil.py": "WHO = 'pack'\n", "ours.py": "W = 1\n"},
+        {
+            "mine.py": "WHO = 'pack'\n",
+            "colorsys.py": "WHO = 'pack'\n",
+            "lazydeps/evil.py": "WHO = 'pack'\n",
+            "ours.py": "W = 1\n",
+        },
     )
     pack = pack_tree(tmp_path / "p.tar.zst", tmp_path / "tree", boot=["mine.py", "colorsys.py", "ours.py"])
     (tmp_path / "function").mkdir()
@@ -273,7 +285,7 @@ def test_a_pack_wins_over_bundled_modules(run_python: RunPython, pack: Written, 
     bundled = tmp_path / "bundled"
     bundled.mkdir()
     (bundled / "single.py").write_text("NAME = 'bundled'\n")
-    behind = "import sys; sys.path.append(%r)\n" % str(bundled)
+    behind = f"import sys; sys.path.append({str(bundled)!r})\n"
     code = "with lazydeps.load(lazydeps_ref):\n    import single\nprint(json.dumps(single.NAME))"
     assert run(run_python, pack, behind + code) == "single"
     before = f"import sys, os; sys.path.insert(0, {str(bundled)!r})\n"
@@ -296,7 +308,9 @@ print(json.dumps([space.left.SIDE, space.right.SIDE, len(space.__path__)]))
 
 def test_two_packs(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
     """Several references load side by side; the first that has a module wins, and namespaces join."""
-    write_tree(tmp_path / "tree", {"single.py": "NAME = 'second'\n", "beta.py": "B = 1\n", "space/up.py": "SIDE = 'up'\n"})
+    write_tree(
+        tmp_path / "tree", {"single.py": "NAME = 'second'\n", "beta.py": "B = 1\n", "space/up.py": "SIDE = 'up'\n"}
+    )
     second = pack_tree(tmp_path / "q.tar.zst", tmp_path / "tree", boot=["beta.py", "single.py", "space/up.py"])
     code = """
 with lazydeps.load() as loading:
@@ -342,7 +356,8 @@ try:
     gone.x
 except lazydeps.PackedModuleNotFoundError as error:
     words = str(error)
-print(json.dumps([before, name, sys.modules["single"].NAME, "Add its distribution" in words, issubclass(lazydeps.PackedModuleNotFoundError, ImportError)]))
+print(json.dumps([before, name, sys.modules["single"].NAME, "Add its distribution" in words,
+                  issubclass(lazydeps.PackedModuleNotFoundError, ImportError)]))
 """
     assert run(run_python, pack, code) == [False, "single", "changed", True, True]
 
@@ -445,7 +460,11 @@ def test_processes_at_once_over_one_store(run_python: RunPython, pack: Written, 
         + IN_BLOCK
         + "p = lazydeps.report().packs[0]; print(json.dumps([alpha.READ, len(p.frames)]))"
     )
-    environ = {"PATH": os.environ["PATH"], "PYTHONPATH": str(Path(__file__).parents[1] / "src"), "LAZYDEPS_DIR": str(tmp_path / "store")}
+    environ = {
+        "PATH": os.environ["PATH"],
+        "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
+        "LAZYDEPS_DIR": str(tmp_path / "store"),
+    }
     starts = [
         subprocess.Popen([sys.executable, "-c", code], env=environ, stdout=subprocess.PIPE, text=True) for _ in range(4)
     ]
@@ -469,7 +488,8 @@ try:
     print(json.dumps(None))
 except lazydeps.LazydepsError as error:
     print(json.dumps({{"type": type(error).__name__, "message": str(error), "facts": error.facts(),
-                      "modules": [m for m in sys.modules if m.startswith("alpha")], "import": isinstance(error, ImportError)}}))
+                      "modules": [m for m in sys.modules if m.startswith("alpha")],
+                      "import": isinstance(error, ImportError)}}))
 """
     result = json.loads(run_python(body, **options).stdout.splitlines()[-1])
     assert result is not None, "nothing was raised"
@@ -483,7 +503,12 @@ def test_unpinned_references_are_refused(run_python: RunPython, pack: Written) -
     error = failure(run_python, pack.path.as_uri())
     assert error["type"] == "ConfigError"
     assert "not pinned" in error["message"]
-    code = f"import lazydeps\nwith lazydeps.load({pack.path.as_uri()!r}) as loading:\n    import alpha\nprint(loading.refs[0])"
+    code = f"""
+import lazydeps
+with lazydeps.load({pack.path.as_uri()!r}) as loading:
+    import alpha
+print(loading.refs[0])
+"""
     done = run_python(code, environ={"LAZYDEPS_ALLOW_UNPINNED": "1"})
     assert done.stdout.strip() == ref_of(pack)
 
@@ -603,7 +628,9 @@ def test_too_little_space(run_python: RunPython, pack: Written, tmp_path: Path) 
         subprocess.run(["umount", str(small)], check=True)
 
 
-def test_a_root_that_cannot_be_fetched_hides_no_other_module(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_fetched_hides_no_other_module(
+    run_python: RunPython, pack: Written, tmp_path: Path
+) -> None:
     """After a failed load, what others provide still imports, and what only the pack has names the cause."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/other.py").write_text("O = 1\n")

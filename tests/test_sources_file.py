@@ -83,6 +83,7 @@ def test_pin_and_a_file_renamed_over(connection: Connection, path: Path) -> None
     etag = connection.get(0, 10).etag
     other = path.with_name("other")
     other.write_bytes(bytes(len(CONTENT)))
+    os.utime(other, ns=(path.stat().st_atime_ns, path.stat().st_mtime_ns))
     other.rename(path)
     assert read(connection.get(0, 10, etag=etag)) == CONTENT[:10]
     connection.close()

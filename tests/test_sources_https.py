@@ -202,7 +202,9 @@ def test_other_ranges_are_refused(content_range: str, message: str, retryable: b
 def test_length_that_contradicts_the_range() -> None:
     """A Content-Length other than the range's is refused before a byte is taken for another."""
     with ScriptedServer(lambda request: answer(206, b"x" * 5, Content_Range="bytes 0-99/1000")) as server:
-        assert failure(server.url).retryable
+        error = failure(server.url)
+    assert "less than it was asked for" in str(error)
+    assert error.retryable
 
 
 def test_whole_object_without_a_length() -> None:
@@ -300,6 +302,16 @@ def test_server_that_never_answers() -> None:
         error = failure(server.url, timeout=NEVER)
         assert len(server.requests) == 1
     assert (error.retryable, error.status) == (True, None)
+
+
+def test_kept_connection_that_never_answers(connect: Connect) -> None:
+    """Silence on a kept connection is the caller's to judge: waiting once more would double the timeout."""
+    with ScriptedServer(lambda request: ranged(request) if request.number == 0 else Answer(b"", "hang")) as server:
+        connection = connect(server.url, timeout=NEVER)
+        assert read(connection.get(0, 10)) == CONTENT[:10]
+        with pytest.raises(FetchError, match="did not answer"):
+            connection.get(10, 20)
+        assert len(server.requests) == 2
 
 
 def test_connection_after_a_failure(connect: Connect) -> None:
@@ -440,7 +452,7 @@ def test_redirect_that_expired(connect: Connect) -> None:
 
 def test_redirect_whose_target_is_gone(connect: Connect) -> None:
     """Where the host behind a redirect stops answering, the next try asks where the redirect was given."""
-    locations = []
+    locations: list[str] = []
     with ScriptedServer(lambda request: answer(302, Location=locations[request.number])) as server:
         with ScriptedServer(ranged) as one:
             locations.append(one.url)

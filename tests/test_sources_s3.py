@@ -65,7 +65,9 @@ def failure(server: ScriptedServer, **environ: str) -> FetchError:
 def test_ranges_of_any_key(bucket: Bucket, key: str) -> None:
     """Whatever a key holds, its bytes come; the moto server checks the path it was asked for."""
     url = bucket.put(key, CONTENT)
-    connection = open_source(url, bucket.environ).connect(timeout=10)
+    source = open_source(url, bucket.environ)
+    assert source.url == url
+    connection = source.connect(timeout=10)
     body = connection.get(1000, 300_000)
     assert (body.size, body.total) == (299_000, len(CONTENT))
     assert read(body) == CONTENT[1000:300_000]
@@ -165,6 +167,18 @@ def test_credentials_are_read_at_every_request() -> None:
     assert "Credential=AKIAIOSFODNN7EXAMPLE/" in first["authorization"]
     assert "Credential=OTHER/" in second["authorization"]
     assert "x-amz-security-token" not in second
+
+
+def test_endpoint_that_changes() -> None:
+    """A connection kept to one server is never used for another."""
+    with ScriptedServer(ranged) as one, ScriptedServer(ranged) as other:
+        environ = {**KEYS, "AWS_ENDPOINT_URL": one.endpoint}
+        connection = open_source(URL, environ).connect(timeout=5)
+        read(connection.get(0, 10))
+        environ["AWS_ENDPOINT_URL"] = other.endpoint
+        read(connection.get(0, 10))
+        connection.close()
+        assert (len(one.requests), len(other.requests)) == (1, 1)
 
 
 def test_environment_is_enough(run_python: RunPython) -> None:

@@ -16,7 +16,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from importlib.metadata import Distribution, DistributionFinder
-    from importlib.resources.abc import TraversableResources
+    from importlib.readers import FileReader
     from types import CodeType, ModuleType
 
     from ._pack import Root, Section
@@ -34,7 +34,10 @@ class PackFinder:
         self.sessions: tuple[Session, ...] = ()
 
     def find_spec(
-        self, fullname: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,  # noqa: ARG002 - part of the protocol
     ) -> ModuleSpec | None:
         """Find a module as PEP 451 asks: a spec, or None for what is not ours.
 
@@ -226,7 +229,7 @@ class PackLoader(SourceFileLoader):
         """Return the module's code, waiting for its frame."""
         if self._bytecode is None:
             return self.source_to_code(self.get_data(self.path), self.path)
-        from _imp import _fix_co_filename  # type: ignore[import-not-found,unused-ignore]
+        from _imp import _fix_co_filename  # type: ignore[attr-defined]  # importlib's own, for the same job
         from marshal import loads
 
         _need(self._session, self._section, self._bytecode, fullname)
@@ -235,7 +238,8 @@ class PackLoader(SourceFileLoader):
         else:
             with open(f"{self._session.tree}/{self._section.paths[self._bytecode]}", "rb") as file:
                 data = memoryview(file.read())
-        code: CodeType = loads(data[16:])  # PEP 552: magic, flags, hash; the pack's root vouches for them
+        # PEP 552: magic, flags and hash come first; the pack's root vouches for all of it.
+        code: CodeType = loads(data[16:])  # noqa: S302 - no byte comes here before its frame's digest has matched
         _fix_co_filename(code, self.path)
         return code
 
@@ -244,10 +248,10 @@ class PackLoader(SourceFileLoader):
         _need_path(self._session, path)
         return super().get_data(path)
 
-    def get_resource_reader(self, name: str) -> TraversableResources:  # type: ignore[override,unused-ignore]
+    def get_resource_reader(self, name: str | None = None) -> FileReader:
         """Return the reader behind `importlib.resources`, once the data files it shows are there."""
-        self._session.need_data(name)
-        return super().get_resource_reader(name)  # type: ignore[no-any-return,no-untyped-call,unused-ignore]
+        self._session.need_data(name or self.name)
+        return super().get_resource_reader(name)
 
 
 class PackExtensionLoader(ExtensionFileLoader):
@@ -269,11 +273,11 @@ class PackExtensionLoader(ExtensionFileLoader):
         _need_path(self._session, path)
         return super().get_data(path)
 
-    def get_resource_reader(self, name: str) -> TraversableResources:
+    def get_resource_reader(self, name: str | None = None) -> FileReader:
         """Return the reader behind `importlib.resources`, once the data files it shows are there."""
         from importlib.readers import FileReader
 
-        self._session.need_data(name)
+        self._session.need_data(name or self.name)
         return FileReader(self)
 
 

@@ -25,6 +25,10 @@ _DEMAND = 16
 """Bytes of a demand: first frame and the one behind the last, 8 bytes each, signed, little-endian."""
 
 
+_SIGKILL = 9
+"""`signal.SIGKILL`, without the import."""
+
+
 class Host:
     """A running worker, seen from its owner."""
 
@@ -105,13 +109,14 @@ class ForkHost(Host):
     def _child(self, worker_for: Callable[[Callable[[], None]], Worker], owner: int) -> None:
         """Run the worker and leave without unwinding into the owner's code."""
         try:
-            import _signal
+            # What `signal` is made of: importing that one, and `enum` with it, would delay the first request.
+            import _signal as signal  # type: ignore[import-not-found]
             import gc
 
             gc.disable()  # everything here lives until the child ends
             # Ctrl-C reaches the whole process group; the owner decides, and this child follows its pipe.
-            _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
-            _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             os.close(self._wake_read)
             os.close(self._demand_write)
             worker = worker_for(self._wake)
@@ -144,10 +149,8 @@ class ForkHost(Host):
         return revive(report["error"]), report["stats"]
 
     def stop(self) -> None:
-        from _signal import SIGKILL
-
         try:
-            os.kill(self._pid, SIGKILL)
+            os.kill(self._pid, _SIGKILL)
         except ProcessLookupError:
             pass
         self.ended = True
@@ -240,5 +243,3 @@ def revive(report: dict[str, Any] | None) -> LazydepsError | None:
             f"the worker failed: {report['type']}: {report['message']}. This is a defect of lazydeps; please report it."
         )
     return kind(report["message"], **report["facts"])
-
-

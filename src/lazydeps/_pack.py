@@ -9,7 +9,6 @@ from __future__ import annotations
 from _bisect import bisect_left, bisect_right
 from itertools import accumulate
 
-from ._config import Limits
 from ._digest import format_digest, sha256_digest
 from .errors import IntegrityError, PackFormatError, UnsafeArchiveError
 
@@ -17,6 +16,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
     from typing import Any
+
+    from ._config import Limits
 
     Buffer = bytes | bytearray | memoryview
 
@@ -66,7 +67,18 @@ class Frame:
 class Section:
     """A run of files and the frames that hold them: the boot section, or the data and cold section."""
 
-    __slots__ = ("bases", "digests", "executable", "first", "number_of", "offsets", "packed", "paths", "sizes", "starts")
+    __slots__ = (
+        "bases",
+        "digests",
+        "executable",
+        "first",
+        "number_of",
+        "offsets",
+        "packed",
+        "paths",
+        "sizes",
+        "starts",
+    )
 
     def __init__(self, table: dict[str, Any], *, first: int, start: int, base: int) -> None:
         """Read a section's table.
@@ -310,7 +322,7 @@ def check_root(content: Buffer, expected: bytes | None) -> None:
 def check_path(path: str, limits: Limits) -> None:
     """Raise UnsafeArchiveError unless ``path`` is a plain relative path that stays in its folder."""
     unsafe = (
-        not isinstance(path, str)
+        type(path) is not str  # JSON has other things than strings
         or not path
         or path[0] == "/"
         or "\\" in path

@@ -269,7 +269,12 @@ class Session:
             if only is not None:
                 only = self.store.missing(only) or ()
             worker = Worker(
-                ref=self.ref, source=self._source, store=self._new_store(), config=self._config, only=only, complete=complete
+                ref=self.ref,
+                source=self._source,
+                store=self._new_store(),
+                config=self._config,
+                only=only,
+                complete=complete,
             )
             try:
                 worker.run()

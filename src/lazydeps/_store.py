@@ -345,7 +345,8 @@ def check_space(store: Store, needed: int) -> None:
         total = -(-(needed - available) // 2**20)
         raise InsufficientSpaceError(
             f"the pack needs {needed} more bytes in {store.directory} and {available} are free. Raise the function's "
-            f"ephemeral_storage by at least {total} MB (Lambda allows 512 to 10,240 MB), or set LAZYDEPS_DIR to a larger disk.",
+            f"ephemeral_storage by at least {total} MB (Lambda allows 512 to 10,240 MB), or set LAZYDEPS_DIR to a "
+            "larger disk.",
             needed=needed,
             available=available,
         )

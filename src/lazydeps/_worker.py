@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 
 HEAD = 512 * 1024
 """Bytes of the first request, which brings the root and the first boot frames."""
-GROWTH = ((4, 1 << 20), (4, 2 << 20))
+GROWTH = ((4, 1 << 20), (2, 2 << 20), (2, 4 << 20))
 """How many requests of which size (bytes) follow the first one: small ones, so that the frames needed first are not
 held up by those needed later, then `LARGEST` ones, so that a start makes few requests."""
-LARGEST = 4 << 20
+LARGEST = 8 << 20
 ATTEMPTS = 5
 LOCK_SECONDS = 120.0
 """How long a worker waits for another process that is landing the same pack."""
@@ -259,9 +259,9 @@ class Worker:
             raise LazydepsError("the load was stopped before it had finished.")
 
     def _plan(self, section: Section, frames: Sequence[int]) -> list[Request]:
-        """Group missing frames into requests: neighbours together, small requests first."""
+        """Group missing frames into requests: neighbours together, small requests first where imports wait."""
         requests: list[Request] = []
-        sizes = [size for count, size in GROWTH for _ in range(count)]
+        sizes = [size for count, size in GROWTH for _ in range(count)] if section is self._root.boot else []
         room = 0
         for number in frames:
             packed = section.packed[number - section.first]
@@ -524,7 +524,7 @@ def read_exactly(body: Body, view: memoryview) -> None:
         count = body.readinto(view)
         if not count:
             raise PackFormatError(
-                "the pack is cut off: the object ends before its last frame. Push it again; the reference stays the same."
+                "the pack is cut off: it ends before its last frame. Push it again; its reference stays the same."
             )
         view = view[count:]
 

@@ -27,9 +27,10 @@ class _Record:
         raise AttributeError(f"{type(self).__name__} is read-only")
 
     def __eq__(self, other: object) -> bool:
-        return type(self) is type(other) and self.as_dict() == other.as_dict()  # type: ignore[attr-defined]
+        return isinstance(other, _Record) and type(self) is type(other) and self.as_dict() == other.as_dict()
 
-    __hash__ = None  # type: ignore[assignment]
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({', '.join(f'{k}={v!r}' for k, v in self.as_dict().items())})"
@@ -67,9 +68,9 @@ class FrameTimes(_Record):
     landed: float
 
     def __init__(
-        self, index: int, set: str, packed: int, unpacked: int, requested: float, received: float, landed: float
+        self, index: int, name: str, packed: int, unpacked: int, requested: float, received: float, landed: float
     ) -> None:
-        super().__init__(index, landed, packed, received, requested, set, unpacked)
+        super().__init__(index, landed, packed, received, requested, name, unpacked)
 
 
 class Stall(_Record):

@@ -9,19 +9,21 @@ import functools
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 import lazydeps
 from lazydeps._ref import Ref
 from lazydeps.build import read
-from lazydeps.build.console import Console, mega
+from lazydeps.build.console import Advance, Console, mega
 from lazydeps.build.pack import DEFAULT_LEVEL, PackOptions, PackResult, build_pack
 from lazydeps.errors import ConfigError, LazydepsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
 
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
@@ -62,14 +64,33 @@ Examples:
   lazydeps pack --from-dir build/python -o heavy.tar.zst --trace-script handler.py --save-trace trace.json"""
 )
 @click.argument("requirements", nargs=-1)
-@click.option("-r", "--requirement", "requirement_files", type=FILE, multiple=True, help="A requirements file. May be given again.")
+@click.option(
+    "-r",
+    "--requirement",
+    "requirement_files",
+    type=FILE,
+    multiple=True,
+    help="A requirements file. May be given again.",
+)
 @click.option("--from-dir", type=FOLDER, help="Pack an installed site-packages folder instead of requirements.")
 @click.option("-o", "--out", type=PATH, required=True, help="The pack to write, NAME.tar.zst.")
 @click.option("--python", help="Minor version of the target, 3.11 or later.  [default: the running one]")
 @click.option("--arch", help="x86_64 or arm64.  [default: this machine's]")
 @click.option("--glibc", help="Oldest C library to support.  [default: that of Lambda's image for the Python version]")
-@click.option("--level", type=click.IntRange(1, 22), default=DEFAULT_LEVEL, show_default=True, help="zstd level: 19 packs smaller and takes much longer.")
-@click.option("--trace", "trace_statements", multiple=True, metavar="CODE", help="Statements to record, such as 'import numpy, pandas'. May be given again.  [default: import what was asked for]")
+@click.option(
+    "--level",
+    type=click.IntRange(1, 22),
+    default=DEFAULT_LEVEL,
+    show_default=True,
+    help="zstd level: 19 packs smaller and takes much longer.",
+)
+@click.option(
+    "--trace",
+    "trace_statements",
+    multiple=True,
+    metavar="CODE",
+    help="Statements to record, such as 'import numpy, pandas'. May be given again.  [default: imports what you ask for]",
+)
 @click.option("--trace-script", type=FILE, help="A program to record.")
 @click.option("--trace-file", type=FILE, help="A trace that was saved before; nothing is run.")
 @click.option("--save-trace", type=PATH, help="Where to write the trace that was used.")
@@ -93,25 +114,29 @@ def pack(console: Console, out: Path, **options: Any) -> None:
     facts = _pack_facts(result)
     if console.result(facts):
         return
-    console.line(f"{out}: {mega(facts['size'])} for Python {facts['python']} on {facts['arch']}, boot set {mega(facts['boot_size'])}")
+    console.line(
+        f"{out}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
+        f"for Python {facts['python']} on {facts['arch']}"
+    )
     console.sets(facts["sets"])
     console.line("\n" + facts["ref"])
     console.line(f"\nNext: lazydeps push {out} s3://BUCKET/PREFIX/")
 
 
+_WORDS = {"install": "Installing", "compile": "Compiling", "trace": "Recording", "write": "Compressing"}
+
+
 class _Steps:
     """Shows a build's phases as the console's steps."""
-
-    WORDS = {"install": "Installing", "compile": "Compiling", "trace": "Recording", "write": "Compressing"}
 
     def __init__(self, console: Console) -> None:
         self._console = console
         self._step: Any = None
-        self._advance: Callable[[int, int], None] = lambda done, total: None
+        self._advance: Advance
 
     def phase(self, name: str, detail: str) -> None:
         self.close()
-        self._step = self._console.step(f"{self.WORDS.get(name, name)} {detail}")
+        self._step = self._console.step(f"{_WORDS.get(name, name)} {detail}")
         self._advance = self._step.__enter__()
 
     def progress(self, done: int, total: int) -> None:
@@ -167,9 +192,14 @@ def push(console: Console, pack: Path, destination: str) -> None:
         done = upload(pack, destination, on_progress=advance)
     if console.result(asdict(done)):
         return
-    console.line(f"{'Sent' if done.sent else 'Already there'}: s3://{done.bucket}/{done.key} ({mega(done.size)}, SHA-256 verified)")
+    console.line(
+        f"{'Sent' if done.sent else 'Already there'}: s3://{done.bucket}/{done.key} "
+        f"({mega(done.size)}, SHA-256 verified)"
+    )
     console.line("\n" + done.ref)
-    console.line("\nNext: set LAZYDEPS_PACK to this reference in the function's environment, and allow its role s3:GetObject on")
+    console.line(
+        "\nNext: set LAZYDEPS_PACK to this reference in the function's environment, and allow its role s3:GetObject on"
+    )
     console.line(f"arn:aws:s3:::{done.bucket}/{done.key}")
 
 
@@ -214,10 +244,11 @@ def verify(console: Console, pack: str) -> None:
     ref = read.as_ref(pack)
     with console.step(f"Verifying {ref.url}") as advance, read.open_pack(ref) as opened:
         frames = read.verify(opened, on_progress=advance)
-        facts = {"ref": str(opened.ref), "pinned": ref.root is not None, "frames": frames, "size": opened.size}
+        size = opened.size
+        facts = {"ref": str(opened.ref), "pinned": ref.root is not None, "frames": frames, "size": size}
     if console.result(facts):
         return
-    console.line(f"All {frames} frames are what the root promises ({mega(facts['size'])}).")
+    console.line(f"All {frames} frames are what the root promises ({mega(size)}).")
     if ref.root is None:
         console.line(f"The reference was not pinned. The root that stands there: {facts['ref']}")
 
@@ -236,7 +267,8 @@ def extract(console: Console, pack: str, out: Path) -> None:
     ref = read.as_ref(pack)
     if ref.root is None and not ref.url.startswith("file:") and os.environ.get("LAZYDEPS_ALLOW_UNPINNED") != "1":
         raise ConfigError(
-            f"{ref.url} is not pinned. Use the reference that `lazydeps inspect` prints, or set LAZYDEPS_ALLOW_UNPINNED=1."
+            f"{ref.url} is not pinned. Use the reference that `lazydeps inspect` prints, "
+            "or set LAZYDEPS_ALLOW_UNPINNED=1."
         )
     with console.step(f"Extracting {ref.url}") as advance, read.open_pack(ref) as opened:
         files = read.extract(opened, out, on_progress=advance)
@@ -273,12 +305,21 @@ Examples:
   lazydeps run --pack "$LAZYDEPS_PACK" --report handler_smoke_test.py --verbose
   lazydeps run --pack data.tar.zst --dir /tmp/store -m pytest tests""",
 )
-@click.option("--pack", "packs", multiple=True, required=True, metavar="REF", help="A pack: a reference, or a path. May be given again.")
+@click.option(
+    "--pack",
+    "packs",
+    multiple=True,
+    required=True,
+    metavar="REF",
+    help="A pack: a reference, or a path. May be given again.",
+)
 @click.option("--dir", "directory", type=PATH, help="The store.  [default: a new one, removed afterwards]")
 @click.option("--timeout", type=float, metavar="SECONDS", help="How long loading may take.")
 @click.option("--report", is_flag=True, help="Print what the start did, on standard error.")
 @click.option("--report-json", type=PATH, metavar="FILE", help="Write what the start did to a file.")
-def run(packs: tuple[str, ...], directory: Path | None, timeout: float | None, report: bool, report_json: Path | None) -> int:
+def run(
+    packs: tuple[str, ...], directory: Path | None, timeout: float | None, report: bool, report_json: Path | None
+) -> int:
     """Run any Python program with packs loaded, from an empty store.
 
     The program runs in a fresh interpreter of this version once the boot and data sets are in place. Its exit code
@@ -318,8 +359,8 @@ def _print_report(facts: dict[str, Any]) -> None:
         landed, total = pack["landed"], pack["frames_total"]
         console.note(f"pack     {pack['ref']}")
         console.note(
-            f"worker   {pack['host']}, {pack['requests']} requests, {mega(pack['bytes_received'])}, {pack['retries']} retries"
-            + (", found frames in the store" if pack["store_reused"] else "")
+            f"worker   {pack['host']}, {pack['requests']} requests, {mega(pack['bytes_received'])}, "
+            f"{pack['retries']} retries" + (", found frames in the store" if pack["store_reused"] else "")
         )
         console.note("frames   " + ", ".join(f"{name} {landed[name]} of {total[name]}" for name in landed))
         console.note(f"         cold frames fetched on demand: {pack['cold_frames_fetched']}")

@@ -7,19 +7,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
 
 class Advance(Protocol):
     """Takes (done, total) of the running step."""
 
-    def __call__(self, done: int, total: int) -> None: ...
+    def __call__(self, done: int, total: int) -> None:
+        """Move the bar."""
 
 
 class Console:
@@ -41,11 +44,11 @@ class Console:
     def step(self, words: str) -> Iterator[Advance]:
         """Show a step that takes time; yields a function that moves its bar."""
         if self._quiet:
-            yield lambda done, total: None
+            yield _ignore
             return
         if not self._err.is_terminal:
             self._err.print(f"{words} …", markup=False)
-            yield lambda done, total: None
+            yield _ignore
             return
         columns = (
             SpinnerColumn(),
@@ -97,6 +100,10 @@ class Console:
         total = {key: sum(entry[key] for entry in sets.values()) for key in ("files", "packed", "unpacked")}
         table.add_row("total", f"{total['files']:,}", mega(total["packed"]), mega(total["unpacked"]), style="bold")
         self._out.print(table)
+
+
+def _ignore(done: int, total: int) -> None:
+    """Take progress that nobody watches."""
 
 
 def mega(count: int) -> str:

@@ -7,10 +7,8 @@ from __future__ import annotations
 
 import base64
 import hashlib
-from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import boto3
 from boto3.s3.transfer import TransferConfig
@@ -19,6 +17,10 @@ from botocore.exceptions import BotoCoreError, ClientError
 from lazydeps._ref import Ref
 from lazydeps.build.read import as_ref, open_pack
 from lazydeps.errors import ConfigError, FetchError, IntegrityError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
 
 PART = 16 << 20
 """Bytes of one part of a multipart upload. S3 allows 10,000 parts: 160 GB."""
@@ -39,7 +41,9 @@ class Pushed:
     """The SHA-256 checksum as S3 spells it: base64, and ``-N`` for an upload in N parts."""
 
 
-def push(pack: Path, destination: str, *, client: Any = None, on_progress: Callable[[int, int], None] | None = None) -> Pushed:
+def push(
+    pack: Path, destination: str, *, client: Any = None, on_progress: Callable[[int, int], None] | None = None
+) -> Pushed:
     """Upload a pack to ``s3://BUCKET/PREFIX/``.
 
     The key is the root's digest, so the same pack has the same key and another one never replaces it.
@@ -70,6 +74,10 @@ def push(pack: Path, destination: str, *, client: Any = None, on_progress: Calla
         if there is None:
             sent = _upload(client, pack, bucket, key, python=python, arch=arch, size=size, on_progress=on_progress)
             there = _head(client, bucket, key)
+        if there is not None and there["ContentLength"] == size:
+            # The part of the checksum before "-N" says everything, and some servers leave the rest out.
+            found = there.get("ChecksumSHA256", "").partition("-")[0]
+            equal = found == checksum.partition("-")[0] or (not sent and _same_content(client, pack, bucket, key))
     except (BotoCoreError, ClientError) as error:
         raise _explain(error, bucket, key) from error
     if there is None:
@@ -81,13 +89,12 @@ def push(pack: Path, destination: str, *, client: Any = None, on_progress: Calla
             expected=str(size),
             actual=str(there["ContentLength"]),
         )
-    found = there.get("ChecksumSHA256")
-    if found != checksum:
+    if not equal:
         raise IntegrityError(
-            f"{target} has the SHA-256 checksum {found or 'of nobody: the server gives none'} and the pack has {checksum}. "
-            "It was not replaced: remove that object and push again.",
+            f"{target} is not the pack: its SHA-256 checksum is {there.get('ChecksumSHA256') or 'not known'} "
+            f"and the pack's is {checksum}. It was not replaced: remove that object and push again.",
             expected=checksum,
-            actual=found or "",
+            actual=there.get("ChecksumSHA256", ""),
         )
     return Pushed(ref, bucket, key, size, sent, checksum)
 
@@ -122,6 +129,13 @@ def _head(client: Any, bucket: str, key: str) -> dict[str, Any] | None:
             return None
         raise
     return found
+
+
+def _same_content(client: Any, pack: Path, bucket: str, key: str) -> bool:
+    """Compare byte by byte an object that another tool, or another part size, gave another checksum or none."""
+    body = client.get_object(Bucket=bucket, Key=key)["Body"]
+    with open(pack, "rb") as file:
+        return all(block == file.read(len(block)) for block in body.iter_chunks(1 << 20))
 
 
 def _upload(
@@ -182,7 +196,9 @@ def _explain(error: Exception, bucket: str, key: str) -> Exception:
     if not isinstance(error, ClientError):
         name = type(error).__name__
         if name in ("NoCredentialsError", "PartialCredentialsError", "CredentialRetrievalError", "ProfileNotFound"):
-            return ConfigError(f"no usable AWS credentials ({error}). Set AWS_PROFILE, or run `aws configure` or `aws sso login`.")
+            return ConfigError(
+                f"no usable AWS credentials ({error}). Set AWS_PROFILE, or run `aws configure` or `aws sso login`."
+            )
         return FetchError(f"could not reach S3 for {url}: {error}.", url=url, retryable=True)
     status = error.response["ResponseMetadata"].get("HTTPStatusCode")
     request = error.response["ResponseMetadata"].get("RequestId")

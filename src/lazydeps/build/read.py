@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING, Any, cast
 
 from lazydeps import _pack, _worker
 from lazydeps._config import Limits
@@ -73,7 +73,7 @@ class OpenPack:
                 while last < stop and section.starts[last + 1 - section.first] - begin <= CHUNK:
                     last += 1
                 body = self.connection.get(begin, section.starts[last - section.first], etag=self.etag)
-                for number in range(number, last):
+                while number < last:
                     frame = section.frame(number)
                     packed = memoryview(bytearray(frame.packed))
                     _worker.read_exactly(body, packed)
@@ -82,8 +82,8 @@ class OpenPack:
                     done += frame.packed
                     if on_progress is not None:
                         on_progress(done, self.size)
+                    number += 1
                 body.close()
-                number = last
 
 
 def as_ref(text: str) -> Ref:
@@ -93,7 +93,9 @@ def as_ref(text: str) -> Ref:
     path, _, pin = text.partition("#")
     file = Path(path)
     if not file.is_file():
-        raise ConfigError(f"there is no pack at {path}: expected a file, or a reference such as s3://BUCKET/KEY#root=….")
+        raise ConfigError(
+            f"there is no pack at {path}: expected a file, or a reference such as s3://BUCKET/KEY#root=…."
+        )
     return Ref.parse(file.resolve().as_uri() + (f"#{pin}" if pin else ""))
 
 
@@ -125,7 +127,9 @@ def open_pack(ref: Ref, *, environ: Mapping[str, str] = os.environ) -> Iterator[
         rest = root.read_index(text)
         rest.validate(limits)
         if rest.starts[-1] != size:
-            raise PackFormatError(f"the pack has {size} bytes and its index accounts for {rest.starts[-1]}. Push it again.")
+            raise PackFormatError(
+                f"the pack has {size} bytes and its index accounts for {rest.starts[-1]}. Push it again."
+            )
         yield OpenPack(Ref(ref.url, root.digest), root, rest, size, connection, etag, limits)
     finally:
         connection.close()
@@ -192,7 +196,7 @@ def verify(pack: OpenPack, *, on_progress: OnProgress | None = None) -> int:
     stream = _FrameStream(pack, on_progress)
     found = []
     try:
-        with tarfile.open(fileobj=stream, mode="r|", bufsize=1 << 20) as archive:
+        with tarfile.open(fileobj=cast("IO[bytes]", stream), mode="r|", bufsize=1 << 20) as archive:
             for info in archive:
                 if not info.isreg():
                     raise PackFormatError(f"the pack's tar stream holds {info.name!r}, which is no regular file.")

@@ -10,15 +10,17 @@ import hashlib
 import json
 import os
 import tarfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
-from typing import IO, Literal
+from typing import IO, TYPE_CHECKING, Literal
 
 from lazydeps import _pack
 from lazydeps._config import Limits
 from lazydeps.errors import ConfigError, LazydepsError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
 SetName = Literal["boot", "data", "cold"]
 
