@@ -89,7 +89,7 @@ Examples:
     "trace_statements",
     multiple=True,
     metavar="CODE",
-    help="Statements to record, such as 'import numpy, pandas'. May be given again.  [default: imports what you ask for]",
+    help="Statements to record, such as 'import numpy, pandas'. May be given again.  [default: imports what is asked]",
 )
 @click.option("--trace-script", type=FILE, help="A program to record.")
 @click.option("--trace-file", type=FILE, help="A trace that was saved before; nothing is run.")
