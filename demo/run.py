@@ -39,7 +39,7 @@ ROOT = Path(__file__).parent.parent
 EXAMPLES = ROOT / "examples"
 WORK = ROOT / "build" / "demo"
 REQUIREMENTS = ("numpy", "pandas", "scipy", "matplotlib", "openpyxl")
-TRACE = "import numpy, pandas, scipy.stats, matplotlib.pyplot, openpyxl"
+TRACE = ROOT / "demo" / "trace_handler.py"
 BUCKET = "demo-bucket"
 MB = 1_000_000
 
@@ -123,13 +123,17 @@ def show(stack: contextlib.ExitStack, *, rounds: int) -> int:
     print(f"  {ref}")
     client.upload_file(str(archive), BUCKET, "plain.zip")
 
-    scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lazydeps-demo-")))
+    every = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lazydeps-demo-")))
 
     def start(environ: Mapping[str, str], handler: str = "lambda_handler.handler", root: Path = EXAMPLES) -> Start:
+        # A new folder each time, and nothing removed before the end: on some file systems (ext4) creating files is
+        # slow for seconds after many were removed, which would be counted against whoever comes next.
+        scratch = Path(tempfile.mkdtemp(dir=every))
+        environ = {name: value.replace("SCRATCH", str(scratch)) for name, value in environ.items()}
         return run_start(python, handler, root, {**s3.environ, **environ}, scratch, minor=found.minor)
 
     def streamed() -> Start:
-        return start({"LAZYDEPS_PACK": ref, "LAZYDEPS_DIR": str(scratch / "store")})
+        return start({"LAZYDEPS_PACK": ref, "LAZYDEPS_DIR": "SCRATCH/store"})
 
     def local() -> Start:
         return start({"PYTHONPATH": str(tree)})
@@ -139,7 +143,7 @@ def show(stack: contextlib.ExitStack, *, rounds: int) -> int:
             {
                 "DEPENDENCIES_BUCKET": BUCKET,
                 "DEPENDENCIES_KEY": "plain.zip",
-                "DEPENDENCIES_DIR": str(scratch / "plain"),
+                "DEPENDENCIES_DIR": "SCRATCH/plain",
                 "PYTHONPATH": str(EXAMPLES),
             },
             "plain_zip_handler.handler",
@@ -166,8 +170,7 @@ def run_start(
     python: Path, handler: str, task_root: Path, environ: Mapping[str, str], scratch: Path, *, minor: str
 ) -> Start:
     """Start a function in a fresh process with an empty home, store and cache; invoke it twice; end it."""
-    shutil.rmtree(scratch, ignore_errors=True)
-    (scratch / "home").mkdir(parents=True)
+    (scratch / "home").mkdir()
     environ = {
         **environ,
         "AWS_EXECUTION_ENV": f"AWS_Lambda_python{minor}",
@@ -246,7 +249,7 @@ def print_outcome(ways: list[Way], ref: str) -> None:
 
   pip install 'lazydeps[build]'
   lazydeps pack {" ".join(REQUIREMENTS)} --python 3.13 --arch x86_64 -o science.tar.zst \\
-      --trace "{TRACE}"
+      --trace-script demo/trace_handler.py
   lazydeps push science.tar.zst s3://YOUR-BUCKET/packs/       # prints the reference
 
   Then deploy examples/lambda_handler.py with lazydeps beside it, set LAZYDEPS_PACK to the reference, and give the
@@ -282,7 +285,8 @@ def make_function_environment(found: Interpreter) -> Path:
 
 def make_pack(found: Interpreter) -> tuple[dict[str, Any], bool]:
     """Return what `lazydeps pack --json` says of the pack, and whether an earlier run had made it."""
-    key = json.dumps([REQUIREMENTS, TRACE, found.minor, found.arch, FORMAT_VERSION, __version__])
+    traced = TRACE.read_text() + (EXAMPLES / "lambda_handler.py").read_text()
+    key = json.dumps([REQUIREMENTS, traced, found.minor, found.arch, FORMAT_VERSION, __version__])
     folder = WORK / f"pack-{hashlib.sha256(key.encode()).hexdigest()[:12]}"
     answer = folder / "pack.json"
     if answer.exists():
@@ -290,9 +294,8 @@ def make_pack(found: Interpreter) -> tuple[dict[str, Any], bool]:
         if Path(packed["path"]).is_file():
             return packed, True
     folder.mkdir(exist_ok=True)
-    packed = lazydeps_json(
-        "pack", *REQUIREMENTS, "--python", found.minor, "--trace", TRACE, "-o", str(folder / "science.tar.zst")
-    )
+    out = str(folder / "science.tar.zst")
+    packed = lazydeps_json("pack", *REQUIREMENTS, "--python", found.minor, "--trace-script", str(TRACE), "-o", out)
     answer.write_text(json.dumps(packed))
     return packed, False
 

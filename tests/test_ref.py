@@ -70,6 +70,7 @@ def test_files(url: str) -> None:
         ("s3://b/k#root=", "malformed"),
         (f"s3://b/k#root={HEX}", "malformed"),
         (f"s3://b/k#root=sha256:{HEX[:-1]}", "malformed"),
+        (f"s3://b/k#root=sha256:{HEX[:30]}  {HEX[:32]}", "malformed"),
         (f"s3://b/k#root=sha256:{HEX}0", "malformed"),
         (f"s3://b/k#root=sha256:{HEX[:-1]}g", "malformed"),
         (f"s3://b/k#root=sha512:{HEX}", "malformed"),

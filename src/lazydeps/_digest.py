@@ -41,6 +41,7 @@ def parse_digest(text: str) -> bytes | None:
     if not text.startswith(PREFIX) or len(text) != len(PREFIX) + 64:
         return None
     try:
-        return bytes.fromhex(text[len(PREFIX) :])
+        raw = bytes.fromhex(text[len(PREFIX) :])
     except ValueError:
         return None
+    return raw if len(raw) == 32 else None  # `fromhex` passes over white space

@@ -34,6 +34,9 @@ GROWTH = ((4, 1 << 20), (2, 2 << 20), (2, 4 << 20))
 held up by those needed later, then `LARGEST` ones, so that a start makes few requests."""
 LARGEST = 8 << 20
 ATTEMPTS = 5
+"""How often a request is sent before its failure is final."""
+PAUSE = 2.0
+"""The longest pause between two of them, seconds, whatever the server asks for."""
 LOCK_SECONDS = 120.0
 """How long a worker waits for another process that is landing the same pack."""
 INDEX = -1
@@ -430,7 +433,7 @@ class Worker:
             except FetchError as error:
                 tries += 1
                 # Full jitter, so that a thousand sandboxes that failed together do not come back together.
-                pause = max(error.retry_after or 0.0, min(2.0, 0.05 * 2**tries) * _random())
+                pause = max(min(error.retry_after or 0.0, PAUSE), min(PAUSE, 0.05 * 2**tries) * _random())
                 if not error.retryable or tries >= ATTEMPTS or pause > self._left() or self._stopped or self._error:
                     raise
                 self.stats.retries += 1

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from elftools.common.exceptions import ELFError
 from elftools.elf.dynamic import DynamicSegment
 from elftools.elf.elffile import ELFFile
+from elftools.elf.gnuversions import GNUVerNeedSection
 from elftools.elf.hash import GNUHashSection
 from elftools.elf.sections import SymbolTableSection
 
@@ -68,6 +69,20 @@ class ElfTree:
             pass
         return False
 
+    def required_glibc(self) -> str:
+        """Return the newest version of glibc that a shared object of the tree asks for; "" if none asks."""
+        newest: tuple[int, ...] = ()
+        for path in self._files:
+            if is_shared_object(posixpath.basename(path)):
+                newest = max(newest, _required_glibc(self._root / path))
+        return ".".join(map(str, newest))
+
+    def has_machine_code(self) -> bool:
+        """Tell whether any shared object of the tree is an ELF file."""
+        return any(
+            is_shared_object(posixpath.basename(path)) and self.dynamic(path) != Dynamic() for path in self._files
+        )
+
     def dynamic(self, path: str) -> Dynamic:
         """Return what a file's dynamic section says; an empty record for what is no dynamic ELF file."""
         known = self._dynamic.get(path)
@@ -116,6 +131,22 @@ class ElfTree:
 def is_shared_object(name: str) -> bool:
     """Tell from a file's name whether it is a shared object: ``x.so``, ``x.so.1.2``."""
     return name.endswith(".so") or ".so." in name
+
+
+def _required_glibc(path: Path) -> tuple[int, ...]:
+    newest: tuple[int, ...] = ()
+    try:
+        with path.open("rb") as stream:
+            for section in ELFFile(stream).iter_sections():
+                if isinstance(section, GNUVerNeedSection):
+                    for _library, versions in section.iter_versions():
+                        for version in versions:
+                            numbers = str(version.name).removeprefix("GLIBC_").split(".")
+                            if all(number.isdecimal() for number in numbers):  # not GLIBCXX_3.4, not GLIBC_PRIVATE
+                                newest = max(newest, tuple(map(int, numbers)))
+    except (ELFError, OSError, UnicodeDecodeError):
+        pass  # as in `_read`: nothing the loader could load either
+    return newest
 
 
 def _read(path: Path) -> Dynamic:

@@ -179,9 +179,9 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         members = arrange(tree, files, trace=trace, elf=elf, suffixes=suffixes, cache_tag=interpreter.cache_tag)
         target = Target(
             python=options.python,
-            arch=options.arch,
+            arch=options.arch if elf.has_machine_code() else "any",
             libc="glibc",
-            libc_version=options.glibc,
+            libc_version=elf.required_glibc(),
             pyc_magic=interpreter.magic,
         )
         clock.phase("write", f"{len(members)} files")

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
 _FROZEN = ("_frozen_importlib", "_frozen_importlib_external")
 _IMPORTLIB = (*_FROZEN, "importlib._bootstrap", "importlib._bootstrap_external")
 """The import system's names, before and after `importlib` itself has been imported."""
-_SOURCE_READERS = ("linecache", "tokenize")
-"""Modules that read sources for tracebacks and `inspect`. The runtime serves them through the loader's get_source."""
 _MODULE_SUFFIXES = (".py", ".pyc")
 _CACHE = f"{os.sep}__pycache__{os.sep}"
 
@@ -104,16 +102,13 @@ class Recorder:
             self._before_module("file", path, frame)
             return
         caller = frame.f_globals.get("__name__")
-        if caller in _SOURCE_READERS:
-            return
         if caller in _IMPORTLIB and frame.f_code.co_name == "get_data":
             asked = frame.f_back.f_code.co_name if frame.f_back is not None else ""
             if asked == "get_code":
                 self._append("module", self._source(path))
                 return
-            if asked == "get_source":
-                return
-        self._before_module("file", path, frame)  # a module's file that somebody reads as text, exec()s or copies
+        # A module's file that somebody reads as text: some packages look at their own sources while they are imported.
+        self._before_module("file", path, frame)
 
     def _source(self, path: str) -> str:
         if path.endswith(".pyc") and _CACHE in os.sep + path:
