@@ -475,6 +475,20 @@ def test_processes_at_once_over_one_store(run_python: RunPython, pack: Written, 
     assert fetched[3] > 0
 
 
+def test_the_standard_librarys_zstd(run_python: RunPython, pack: Written) -> None:
+    """From Python 3.14 on the standard library decompresses, and `zstandard` is not needed."""
+    stand_in = """
+import sys, types
+if sys.version_info < (3, 14):
+    import backports.zstd  # the same module, for older Pythons
+    sys.modules["compression"] = types.ModuleType("compression")
+    sys.modules["compression.zstd"] = backports.zstd
+sys.modules["zstandard"] = None  # importing it fails
+"""
+    code = stand_in + IN_BLOCK + "import coldtop\nprint(json.dumps([alpha.READ, coldtop.part.Z]))"
+    assert run(run_python, pack, code) == ["read during import", 3]
+
+
 # -- refusals
 
 

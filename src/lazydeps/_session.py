@@ -64,7 +64,7 @@ class Session:
         self._error: LazydepsError | None = None
         self._pipe = allocate_lock()
         self._inline = RLock()
-        self._deadline = None if config.timeout is None else self.began + config.timeout
+        self._deadline: float | None = None
         self._hosts: list[str] = []
         self._takeovers = 0
         self._reused = False
@@ -255,6 +255,8 @@ class Session:
         def worker_for(wake: Callable[[], None]) -> Worker:
             return Worker(ref=self.ref, source=self._source, store=self._new_store(), config=self._config, wake=wake)
 
+        if self._config.timeout is not None:
+            self._deadline = time.monotonic() + self._config.timeout
         host_for = ThreadHost if threads or not fork_is_safe() else ForkHost
         if host_for is ThreadHost:
             # Imported here, not in the worker's thread: this thread may hold the lock of a packed module of that name.
