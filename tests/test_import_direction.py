@@ -17,7 +17,7 @@ LAYERS = [
     {"errors", "_digest"},
     {"_ref", "_config", "events"},
     {"_pack", "_sources"},
-    {"_store"},
+    {"_store", "_fetch", "_target"},
     {"_worker"},
     {"_host", "_finder", "_metadata"},
     {"_session", "_lazy"},

@@ -9,10 +9,12 @@ from __future__ import annotations
 import time
 from _thread import RLock, allocate_lock
 
+from ._fetch import fetch_head, new_decompressor
 from ._host import ForkHost, Host, ThreadHost, fork_is_safe
 from ._ref import Ref
 from ._store import Store
-from ._worker import INDEX, Worker, WorkerThread, check_host, fetch_head, new_decompressor
+from ._target import check_host
+from ._worker import INDEX, Worker, WorkerThread
 from .errors import ConfigError, FetchError, LazydepsError
 from .events import FrameTimes, PackReport, Phase, Stall
 

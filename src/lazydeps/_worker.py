@@ -11,24 +11,24 @@ import time
 from _thread import allocate_lock, get_ident
 from collections import deque
 
-from ._pack import SKIPPABLE_HEADER, Frame, Root, Section, check_root, root_size
+from ._fetch import fetch_head, new_decompressor, read_exactly, unpack, unpack_index
+from ._pack import SKIPPABLE_HEADER, Frame, Root, Section
 from ._store import Landing, Store, check_space
-from .errors import FetchError, IntegrityError, LazydepsError, PackFormatError, PackMismatchError
+from ._target import check_host
+from .errors import FetchError, IntegrityError, LazydepsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from typing import Any, TypeVar
 
-    from ._config import Config, Limits
+    from ._config import Config
+    from ._fetch import Decompress, Head
     from ._ref import Ref
     from ._sources import Body, Connection, Source
 
     Result = TypeVar("Result")
-    Decompress = Callable[[memoryview, int], bytes]
 
-HEAD = 512 * 1024
-"""Bytes of the first request, which brings the root and the first boot frames."""
 GROWTH = ((4, 1 << 20), (2, 2 << 20), (2, 4 << 20))
 """How many requests of which size (bytes) follow the first one: small ones, so that the frames needed first are not
 held up by those needed later, then `LARGEST` ones, so that a start makes few requests."""
@@ -471,166 +471,6 @@ class WorkerThread:
     def __exit__(self, *_: object) -> None:
         if not self._outer:
             _threads.discard(get_ident())
-
-
-class Head:
-    """A pack's first request: the checked content of the root, and a body that goes on with the first boot frame."""
-
-    __slots__ = ("body", "content", "stop")
-
-    def __init__(self, content: bytes, body: Body, stop: int) -> None:
-        self.content = content
-        self.body = body
-        self.stop = stop
-        """Offset in the pack behind the body's last byte."""
-
-
-def fetch_head(connection: Connection, expected: bytes | None, limits: Limits) -> Head:
-    """Fetch and check a pack's root, and keep the rest of the request that brought it.
-
-    Args:
-        connection: to the source of the pack.
-        expected: the pinned digest, or None.
-        limits: bounds on the root's size.
-
-    Raises:
-        FetchError: the source failed.
-        PackFormatError: this is no pack.
-        IntegrityError: it is not the pinned pack.
-    """
-    body = connection.get(0, HEAD)
-    stop = body.size
-    start = bytearray(min(SKIPPABLE_HEADER, body.total))
-    read_exactly(body, memoryview(start))
-    size = root_size(start, limits=limits)
-    if SKIPPABLE_HEADER + size > body.total:
-        raise PackFormatError(f"the pack is cut off: it has {body.total} bytes and its root alone needs {size}.")
-    if SKIPPABLE_HEADER + size > body.size:
-        # A root that passes the first request: ask again, for all of it and the frames behind it.
-        etag = body.etag
-        body.close()
-        body = connection.get(SKIPPABLE_HEADER, SKIPPABLE_HEADER + size + HEAD, etag=etag)
-        stop = SKIPPABLE_HEADER + body.size
-    content = bytearray(size)
-    read_exactly(body, memoryview(content))
-    check_root(content, expected)
-    return Head(bytes(content), body, stop)
-
-
-def read_exactly(body: Body, view: memoryview) -> None:
-    """Fill ``view`` from the body.
-
-    Raises:
-        PackFormatError: the object ends before the view is full.
-    """
-    while view:
-        count = body.readinto(view)
-        if not count:
-            raise PackFormatError(
-                "the pack is cut off: it ends before its last frame. Push it again; its reference stays the same."
-            )
-        view = view[count:]
-
-
-def new_decompressor() -> Decompress:
-    """Return a function from a zstd frame and its unpacked size to its content. One a thread.
-
-    Python 3.14 brings zstd itself; before that it is the `zstandard` package.
-    """
-    try:
-        from compression.zstd import ZstdDecompressor  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        from zstandard import ZstdDecompressor as Decompressor
-        from zstandard import frame_content_size
-
-        decompressor = Decompressor()
-
-        def decompress(data: memoryview, size: int) -> bytes:
-            if frame_content_size(data) != size:  # it decides what is allocated
-                return b""
-            return decompressor.decompress(data, max_output_size=size, allow_extra_data=False)
-
-        return decompress
-
-    def decompress_stdlib(data: memoryview, size: int) -> bytes:
-        state = ZstdDecompressor()  # the standard library's object serves one frame
-        content: bytes = state.decompress(data, size)
-        return content if state.eof and not state.unused_data else b""
-
-    return decompress_stdlib
-
-
-def unpack(decompress: Decompress, packed: memoryview, frame: Frame) -> bytes:
-    """Decompress a checked frame.
-
-    Raises:
-        PackFormatError: it does not hold what the index says.
-    """
-    return _decompressed(decompress, packed, frame.unpacked, f"frame {frame.number}")
-
-
-def unpack_index(root: Root, packed: memoryview, decompress: Decompress) -> bytes:
-    """Check and decompress the index.
-
-    Raises:
-        IntegrityError: it is not the index that the root promises.
-        PackFormatError: it does not hold what the root says.
-    """
-    root.check_index(packed)
-    return _decompressed(decompress, packed, root.index_unpacked, "the index")
-
-
-def _decompressed(decompress: Decompress, packed: memoryview, size: int, what: str) -> bytes:
-    try:
-        content = decompress(packed, size)
-    except Exception as error:  # zstandard and compression.zstd each have a ZstdError of their own
-        raise PackFormatError(f"{what} of the pack is no zstd frame: {error}. Build the pack again.") from error
-    if len(content) != size:
-        raise PackFormatError(f"{what} of the pack does not unpack to the {size} bytes that its index promises.")
-    return content
-
-
-def check_host(root: Root) -> None:
-    """Raise PackMismatchError unless this interpreter can run what the pack holds."""
-    import sys
-
-    machine = os.uname().machine
-    arch = {"aarch64": "arm64", "amd64": "x86_64"}.get(machine.lower(), machine)
-    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    actual = f"Python {root.python} on {root.os} {root.arch}"
-    expected = f"Python {python} on {sys.platform} {arch}"
-    remedy = f"Build one with `lazydeps pack --python {python} --arch {arch}` and pin that."
-    if root.python != python or root.os != sys.platform or root.arch not in (arch, "any"):
-        raise PackMismatchError(
-            f"this pack was built for {actual} and this process is {expected}. {remedy}",
-            expected=expected,
-            actual=actual,
-        )
-    from _frozen_importlib_external import MAGIC_NUMBER  # type: ignore[import-not-found,unused-ignore]
-
-    if root.pyc_magic != MAGIC_NUMBER.hex() or sys.implementation.name != "cpython":
-        raise PackMismatchError(
-            f"this pack's bytecode has magic number {root.pyc_magic} and this {sys.implementation.name} {python} runs "
-            f"{MAGIC_NUMBER.hex()}. Build the pack with a released interpreter of the same version.",
-            expected=MAGIC_NUMBER.hex(),
-            actual=root.pyc_magic,
-        )
-    if root.libc == "glibc" and root.libc_version:
-        try:
-            name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "other 0").split()
-        except (ValueError, OSError):
-            name, version = "other libc", "0"
-        if name != "glibc" or _numbers(version) < _numbers(root.libc_version):
-            raise PackMismatchError(
-                f"this pack's libraries need glibc {root.libc_version} and this system has {name} {version}. "
-                f"Use a newer runtime (python3.12 and later run on Amazon Linux 2023), or pack with --glibc {version}.",
-                expected=f"glibc {root.libc_version}",
-                actual=f"{name} {version}",
-            )
-
-
-def _numbers(version: str) -> list[int]:
-    return [int(part) for part in version.split(".") if part.isdigit()]
 
 
 def _random() -> float:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
-from lazydeps import _pack, _worker
+from lazydeps import _fetch, _pack
 from lazydeps._config import Limits
 from lazydeps._digest import format_digest
 from lazydeps._pack import Root, Section
@@ -63,7 +63,7 @@ class OpenPack:
 
     def frames(self, on_progress: OnProgress | None = None) -> Iterator[tuple[Section, int, bytes]]:
         """Yield every frame's section, number and content, checked, in stream order."""
-        decompress = _worker.new_decompressor()
+        decompress = _fetch.new_decompressor()
         done = 0
         for section in self.sections:
             number, stop = section.first, section.first + len(section)
@@ -76,9 +76,9 @@ class OpenPack:
                 while number < last:
                     frame = section.frame(number)
                     packed = memoryview(bytearray(frame.packed))
-                    _worker.read_exactly(body, packed)
+                    _fetch.read_exactly(body, packed)
                     frame.check(packed)
-                    yield section, number, _worker.unpack(decompress, packed, frame)
+                    yield section, number, _fetch.unpack(decompress, packed, frame)
                     done += frame.packed
                     if on_progress is not None:
                         on_progress(done, self.size)
@@ -113,7 +113,7 @@ def open_pack(ref: Ref, *, environ: Mapping[str, str] = os.environ) -> Iterator[
     limits = Limits()
     connection = open_source(ref.url, environ).connect(timeout=SOCKET_TIMEOUT)
     try:
-        head = _worker.fetch_head(connection, ref.root, limits)
+        head = _fetch.fetch_head(connection, ref.root, limits)
         etag, size = head.body.etag, head.body.total
         head.body.close()
         root = Root(head.content, limits=limits)
@@ -123,7 +123,7 @@ def open_pack(ref: Ref, *, environ: Mapping[str, str] = os.environ) -> Iterator[
         if header[:4] != _pack.SKIPPABLE_MAGIC or int.from_bytes(header[4:], "little") != end - begin:
             raise PackFormatError("the pack is damaged: no index stands behind its boot frames. Build it again.")
         packed = read_span(connection, begin, end, etag)
-        text = _worker.unpack_index(root, memoryview(packed), _worker.new_decompressor())
+        text = _fetch.unpack_index(root, memoryview(packed), _fetch.new_decompressor())
         rest = root.read_index(text)
         rest.validate(limits)
         if rest.starts[-1] != size:
@@ -139,7 +139,7 @@ def read_span(connection: Connection, start: int, stop: int, etag: str | None) -
     """Fetch bytes ``[start, stop)``."""
     data = bytearray(stop - start)
     body: Body = connection.get(start, stop, etag=etag)
-    _worker.read_exactly(body, memoryview(data))
+    _fetch.read_exactly(body, memoryview(data))
     body.close()
     return data
 
