@@ -118,6 +118,13 @@ def format(session: nox.Session) -> None:  # noqa: A001 - a session's name is it
 
 
 @nox.session(python=FULL_PYTHON)
+def bench(session: nox.Session) -> None:
+    """Measure cold starts against a warm local import; see benchmarks/cold_start.py."""
+    install(session, "-e", ".[build]")
+    session.run("python", "benchmarks/cold_start.py", *session.posargs, env=session_environ())
+
+
+@nox.session(python=FULL_PYTHON)
 def demo(session: nox.Session) -> None:
     """Pack, push and start a science stack against a local S3 server; see demo/run.py."""
     install(session, "-e", ".[build]", "moto[server]>=5.1")
