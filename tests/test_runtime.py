@@ -642,6 +642,52 @@ def test_too_little_space(run_python: RunPython, pack: Written, tmp_path: Path) 
         subprocess.run(["umount", str(small)], check=True)
 
 
+def test_an_error_that_may_pass_is_raised_at_once_and_tried_again(run_python: RunPython, pack: Written) -> None:
+    """After a network failure other modules import without another wait; later the next import tries anew."""
+    code = f"""
+import json, os, shutil, socket, subprocess, sys, time, lazydeps
+from lazydeps import _session
+with socket.create_server(("127.0.0.1", 0)) as server:
+    port = server.getsockname()[1]  # nothing listens there any more once the block is left
+ref = f"http://127.0.0.1:{{port}}/{pack.path.name}#root={pack.root}"
+counted = []
+real = _session.Session._start_host
+_session.Session._start_host = lambda self, **options: (counted.append(1), real(self, **options))
+try:
+    with lazydeps.load(ref):
+        import alpha
+except lazydeps.FetchError as error:
+    retryable = error.retryable
+import colorsys
+try:
+    import alpha
+except lazydeps.FetchError:
+    again = len(counted)
+_session.time = type("clock", (), {{"monotonic": staticmethod(lambda: time.monotonic() + 3600)}})
+command = [sys.executable, "-m", "http.server", "--bind", "127.0.0.1", "-d", {str(pack.path.parent)!r}, str(port)]
+server = subprocess.Popen(command, stderr=subprocess.DEVNULL)
+try:
+    for _ in range(100):
+        try:
+            socket.create_connection(("127.0.0.1", port)).close()
+            break
+        except OSError:
+            time.sleep(0.05)
+    try:
+        import alpha
+        read = alpha.READ
+    except lazydeps.FetchError as error:
+        read = str(error)
+finally:
+    server.kill()
+print(json.dumps([retryable, again, len(counted), read]))
+"""
+    retryable, again, counted, read = json.loads(run_python(code).stdout)
+    assert (retryable, again) == (True, 1)
+    assert counted >= 2
+    assert read == "read during import" or "ranges" in read  # that server knows no ranges; it was asked again
+
+
 def test_a_root_that_cannot_be_fetched_hides_no_other_module(
     run_python: RunPython, pack: Written, tmp_path: Path
 ) -> None:

@@ -31,6 +31,9 @@ POLL = 0.005
 """Seconds between looks at the store. Our own worker wakes us sooner; another process's cannot."""
 STALL = 0.0005
 """Seconds from which a wait is worth a line in the report."""
+COOL_DOWN = 2.0
+"""Seconds for which an error that may pass is raised again at once. A program that catches it and imports something
+else should not wait for the network a second time; one that thaws an hour later should."""
 TAKEOVERS = 3
 """Workers that may die under one process before it gives up."""
 
@@ -64,6 +67,7 @@ class Session:
         self._watermark = 0
         self._host: Host | None = None
         self._error: LazydepsError | None = None
+        self._error_until = float("inf")
         self._pipe = allocate_lock()
         self._inline = RLock()
         self._deadline: float | None = None
@@ -127,7 +131,7 @@ class Session:
         return self._root is not None
 
     def failed(self) -> bool:
-        """Whether the pack could not even be opened, and no later try could change that."""
+        """Whether the pack could not even be opened."""
         return self._root is None and self._error is not None
 
     def rest(self) -> Section:
@@ -229,7 +233,7 @@ class Session:
     def _step(self) -> None:
         host = self._host
         if host is None:
-            if self._error is not None:
+            if self._error is not None and time.monotonic() < self._error_until:
                 raise self._error
             self._start_host()
             return
@@ -241,8 +245,9 @@ class Session:
         if stats is not None:
             self._results.append(stats)
         if error is not None:
-            if not (isinstance(error, FetchError) and error.retryable):
-                self._error = error
+            self._error = error
+            if isinstance(error, FetchError) and error.retryable:
+                self._error_until = time.monotonic() + COOL_DOWN
             raise error
         if stats is None:
             self._takeovers += 1
@@ -257,6 +262,7 @@ class Session:
         def worker_for(wake: Callable[[], None]) -> Worker:
             return Worker(ref=self.ref, source=self._source, store=self._new_store(), config=self._config, wake=wake)
 
+        self._error, self._error_until = None, float("inf")
         if self._config.timeout is not None:
             self._deadline = time.monotonic() + self._config.timeout
         host_for = ThreadHost if threads or not fork_is_safe() else ForkHost

@@ -19,7 +19,7 @@ import lazydeps
 from lazydeps._ref import Ref
 from lazydeps.build import read
 from lazydeps.build.console import Advance, Console, mega
-from lazydeps.build.pack import DEFAULT_LEVEL, PackOptions, PackResult, build_pack
+from lazydeps.build.pack import DEFAULT_LEVEL, PackOptions, PackResult, build_pack, check_options
 from lazydeps.errors import ConfigError, LazydepsError
 
 if TYPE_CHECKING:
@@ -28,6 +28,19 @@ if TYPE_CHECKING:
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+class _NewFile(click.Path):
+    """A file to write, in a folder that is there: found out now, and not when minutes of work are done."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.absolute().parent.is_dir():
+            self.fail(f"there is no folder {path.absolute().parent} to write {path.name} into.", param, ctx)
+        return path
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -73,7 +86,7 @@ Examples:
     help="A requirements file. May be given again.",
 )
 @click.option("--from-dir", type=FOLDER, help="Pack an installed site-packages folder instead of requirements.")
-@click.option("-o", "--out", type=PATH, required=True, help="The pack to write, NAME.tar.zst.")
+@click.option("-o", "--out", type=_NewFile(), required=True, help="The pack to write, NAME.tar.zst.")
 @click.option("--python", help="Minor version of the target, 3.11 or later.  [default: the running one]")
 @click.option("--arch", help="x86_64 or arm64.  [default: this machine's]")
 @click.option("--glibc", help="Oldest C library to support.  [default: that of Lambda's image for the Python version]")
@@ -93,7 +106,7 @@ Examples:
 )
 @click.option("--trace-script", type=FILE, help="A program to record.")
 @click.option("--trace-file", type=FILE, help="A trace that was saved before; nothing is run.")
-@click.option("--save-trace", type=PATH, help="Where to write the trace that was used.")
+@click.option("--save-trace", type=_NewFile(), help="Where to write the trace that was used.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes and threads at a time.  [default: all cores]")
 @output_options
 def pack(console: Console, out: Path, **options: Any) -> None:
@@ -105,10 +118,15 @@ def pack(console: Console, out: Path, **options: Any) -> None:
     from contextlib import ExitStack
 
     options["requirement_files"] = tuple(options["requirement_files"])
+    asked = PackOptions(out=out, **options)
+    try:
+        check_options(asked)
+    except ConfigError as error:
+        raise click.UsageError(str(error), click.get_current_context()) from error
     observer = _Steps(console)
     with ExitStack() as stack:
         stack.callback(observer.close)
-        result = build_pack(PackOptions(out=out, **options), observer=observer)
+        result = build_pack(asked, observer=observer)
     for warning in result.warnings:
         console.warn(warning)
     facts = _pack_facts(result)
@@ -316,7 +334,7 @@ Examples:
 @click.option("--dir", "directory", type=PATH, help="The store.  [default: a new one, removed afterwards]")
 @click.option("--timeout", type=float, metavar="SECONDS", help="How long loading may take.")
 @click.option("--report", is_flag=True, help="Print what the start did, on standard error.")
-@click.option("--report-json", type=PATH, metavar="FILE", help="Write what the start did to a file.")
+@click.option("--report-json", type=_NewFile(), metavar="FILE", help="Write what the start did to a file.")
 def run(
     packs: tuple[str, ...], directory: Path | None, timeout: float | None, report: bool, report_json: Path | None
 ) -> int:
@@ -336,6 +354,8 @@ def run(
         words = words[1:]
     if not words:
         raise click.UsageError("nothing to run: give a SCRIPT, -m MODULE or -c CODE.", context)
+    if kind == "script" and not Path(words[0]).exists():
+        raise click.UsageError(f"there is no program {words[0]} to run.", context)
     refs = [str(_pinned(read.as_ref(text))) for text in packs]
     code, facts = run_program(kind, words[0], words[1:], refs=refs, directory=directory, timeout=timeout)
     if facts is not None and report:

@@ -57,11 +57,14 @@ def push(
     Raises:
         ConfigError: the destination is malformed, or there are no credentials.
         FetchError: S3 refused or failed; the message names the permission.
-        IntegrityError: what arrived, or what stands there, is not the pack.
+        PackFormatError: the file is no pack, or not a whole one.
+        IntegrityError: the file is damaged, or what arrived, or what stands there, is not the pack.
     """
     bucket, prefix = _split(destination)
     with open_pack(as_ref(str(pack))) as opened:
         root, python, arch = opened.root.digest, opened.root.python, opened.root.arch
+        for _ in opened.packed_frames():
+            pass  # a damaged pack would hold its key for good, as nothing is ever replaced
     key = f"{prefix}{root.hex()}.tar.zst"
     ref = str(Ref(f"s3://{bucket}/{key}", root))
     size = pack.stat().st_size

@@ -64,6 +64,11 @@ class OpenPack:
     def frames(self, on_progress: OnProgress | None = None) -> Iterator[tuple[Section, int, bytes]]:
         """Yield every frame's section, number and content, checked, in stream order."""
         decompress = _fetch.new_decompressor()
+        for section, number, packed in self.packed_frames(on_progress):
+            yield section, number, _fetch.unpack(decompress, packed, section.frame(number))
+
+    def packed_frames(self, on_progress: OnProgress | None = None) -> Iterator[tuple[Section, int, memoryview]]:
+        """Yield every frame's section, number and compressed bytes, checked against its digest, in stream order."""
         done = 0
         for section in self.sections:
             number, stop = section.first, section.first + len(section)
@@ -78,7 +83,7 @@ class OpenPack:
                     packed = memoryview(bytearray(frame.packed))
                     _fetch.read_exactly(body, packed)
                     frame.check(packed)
-                    yield section, number, _fetch.unpack(decompress, packed, frame)
+                    yield section, number, packed
                     done += frame.packed
                     if on_progress is not None:
                         on_progress(done, self.size)

@@ -8,14 +8,16 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
 Kind = Literal["script", "module", "code"]
 
@@ -50,19 +52,31 @@ def run(
         environ = {
             **environ,
             "LAZYDEPS_PACK": " ".join(refs),
-            "LAZYDEPS_DIR": str(directory or scratch / "store"),
+            "LAZYDEPS_DIR": str((directory or scratch / "store").absolute()),
             "LAZYDEPS_ALLOW_UNPINNED": environ.get("LAZYDEPS_ALLOW_UNPINNED", ""),
         }
         if timeout is not None:
             environ["LAZYDEPS_TIMEOUT"] = str(timeout)
         command = [sys.executable, "-m", "lazydeps.build.run_program", str(report), kind, program, *args]
         child = subprocess.Popen(command, env=environ)
-        while True:
-            try:
-                code = child.wait()
-                break
-            except KeyboardInterrupt:
-                continue  # the program got it too, and decides when to end
+        with _passed_on(child, signal.SIGTERM, signal.SIGHUP):
+            while True:
+                try:
+                    code = child.wait()
+                    break
+                except KeyboardInterrupt:
+                    continue  # the program got it too, and decides when to end
         return (128 - code if code < 0 else code), json.loads(report.read_text()) if report.exists() else None
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
+
+
+@contextmanager
+def _passed_on(child: subprocess.Popen[bytes], *signals: signal.Signals) -> Iterator[None]:
+    """Pass signals that would end this process on to the program: its end is ours, and the store is removed."""
+    before = {number: signal.signal(number, lambda got, _: child.send_signal(got)) for number in signals}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
