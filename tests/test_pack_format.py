@@ -162,6 +162,19 @@ def test_every_byte_is_covered(tmp_path: Path, members: list[Member]) -> None:
             contents(bytes(hostile))
 
 
+def test_source_date_epoch(tmp_path: Path, members: list[Member], monkeypatch: pytest.MonkeyPatch) -> None:
+    """SOURCE_DATE_EPOCH is the members' time, and an input: another time is another pack."""
+    first = write(tmp_path / "p.tar.zst", members)
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "1700000000")
+    second = write(tmp_path / "q.tar.zst", members)
+    assert first != second
+    listed = subprocess.run(["tar", "--zstd", "-tvf", "q.tar.zst"], cwd=tmp_path, capture_output=True, text=True)
+    assert "2023-11-1" in listed.stdout
+    monkeypatch.setenv("SOURCE_DATE_EPOCH", "yesterday")
+    with pytest.raises(ConfigError, match="whole seconds"):
+        write(tmp_path / "r.tar.zst", members)
+
+
 def test_the_writer_refuses_repeated_paths(tmp_path: Path, members: list[Member]) -> None:
     """The same path twice would let one file hide another."""
     with pytest.raises(ConfigError, match="twice"):

@@ -94,7 +94,9 @@ print(json.dumps([
 
 def test_cold_modules_come_from_s3_too(bucket: Bucket, run_python: RunPython, pack: Written) -> None:
     """After the block, a module that no trace foresaw is fetched by its import."""
-    code = "import alpha.cold, beta\nprint(json.dumps([alpha.cold.Y, beta.B, lazydeps.report().packs[0].landed['cold']]))"
+    code = (
+        "import alpha.cold, beta\nprint(json.dumps([alpha.cold.Y, beta.B, lazydeps.report().packs[0].landed['cold']]))"
+    )
     y, b, landed = load(run_python, put(bucket, pack), code, bucket.environ)
     assert (y, b) == (2, 1)
     assert landed >= 1
@@ -133,6 +135,15 @@ def test_several_packs(bucket: Bucket, run_python: RunPython, pack: Written, tmp
     code = "import lazydeps.auto, alpha, gamma\nlazydeps.wait()\nprint(alpha.X, gamma.G)"
     done = run_python(code, environ={**bucket.environ, "LAZYDEPS_PACK": refs})
     assert done.stdout.split() == ["1", "3"]
+
+
+def test_keys_with_spaces_in_the_variable(bucket: Bucket, run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """White space separates the references of LAZYDEPS_PACK only where another one begins: keys may hold it."""
+    write_tree(tmp_path / "tree", {"gamma.py": "G = 3\n"})
+    other = pack_tree(tmp_path / "q.tar.zst", tmp_path / "tree", boot=["gamma.py"])
+    refs = f"\n{put(bucket, pack, 'a b/p  p.tar.zst')}\n  {put(bucket, other, 'q q.tar.zst')} "
+    code = "import lazydeps\nwith lazydeps.load():\n    import alpha, gamma\nprint(alpha.X, gamma.G)"
+    assert run_python(code, environ={**bucket.environ, "LAZYDEPS_PACK": refs}).stdout == "1 3\n"
 
 
 def test_the_endpoint_of_s3_wins(bucket: Bucket, run_python: RunPython, pack: Written) -> None:
@@ -189,7 +200,9 @@ def test_one_flipped_byte_is_found_wherever_it_is(
     Nothing is imported from a damaged boot frame, and no damaged file is written.
     """
     content = pack.path.read_bytes()
-    places = sorted({*range(0, len(content), len(content) // 24), pack.boot_size - 1, pack.boot_size + 9, len(content) - 1})
+    places = sorted(
+        {*range(0, len(content), len(content) // 24), pack.boot_size - 1, pack.boot_size + 9, len(content) - 1}
+    )
     refs = {}
     for at in places:
         damaged = bytearray(content)

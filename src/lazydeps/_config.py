@@ -103,12 +103,23 @@ class Config:
             if not 1 <= connections <= MOST_CONNECTIONS:
                 raise _wrong("LAZYDEPS_CONNECTIONS", text, f"a whole number from 1 to {MOST_CONNECTIONS}")
         return cls(
-            pack=tuple(environ.get("LAZYDEPS_PACK", "").split()),
+            pack=_split_refs(environ.get("LAZYDEPS_PACK", "")),
             directory=directory,
             allow_unpinned=unpinned == "1",
             timeout=timeout,
             connections=CONNECTIONS if connections is None else connections,
         )
+
+
+def _split_refs(text: str) -> tuple[str, ...]:
+    """Split at the white space that stands between references; an S3 key may hold spaces too."""
+    refs: list[str] = []
+    for word in "".join(" " if letter.isspace() else letter for letter in text).split(" "):
+        if "://" in word or not refs:
+            refs.append(word)
+        else:
+            refs[-1] += " " + word
+    return tuple(ref.strip() for ref in refs if ref.strip())
 
 
 def _wrong(name: str, found: str, expected: str) -> ConfigError:

@@ -147,7 +147,10 @@ def write_pack(
     if not 1 <= level <= 22:
         raise ConfigError(f"level {level} is not a zstd level: choose 1 (fast) to 22 (small).")
     if epoch is None:
-        epoch = int(os.environ.get("SOURCE_DATE_EPOCH") or EPOCH)
+        wanted = os.environ.get("SOURCE_DATE_EPOCH") or str(EPOCH)
+        if not wanted.isdecimal():
+            raise ConfigError(f"SOURCE_DATE_EPOCH is {wanted!r}: expected whole seconds since 1970, or nothing.")
+        epoch = int(wanted)
     total = sum(member.source.stat().st_size for member in members)
     sets: dict[str, SetSize] = {name: SetSize() for name in _pack.SETS}
     out = out.absolute()
