@@ -66,13 +66,20 @@ def fetch_head(connection: Connection, expected: bytes | None, limits: Limits) -
     return Head(bytes(content), body, stop)
 
 
-def read_exactly(body: Body, view: memoryview) -> None:
+def read_exactly(body: Body, view: memoryview, check: Callable[[], None] | None = None) -> None:
     """Fill ``view`` from the body.
+
+    Args:
+        body: the body.
+        view: where its next bytes go.
+        check: called before each wait for bytes; what it raises ends the reading.
 
     Raises:
         PackFormatError: the object ends before the view is full.
     """
     while view:
+        if check is not None:
+            check()
         count = body.readinto(view)
         if not count:
             raise PackFormatError(

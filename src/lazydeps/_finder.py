@@ -11,6 +11,7 @@ import sys
 from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, PathFinder, SourceFileLoader
 
 from ._worker import is_worker_thread
+from .errors import LazydepsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 _NEVER = sys.stdlib_module_names | {"lazydeps"}
 """Names that no pack may provide."""
+SOURCE_SECONDS = 3.0
+"""How long a source may take to come, once, before a traceback does without it."""
 _TAG = f".{sys.implementation.cache_tag}.pyc"
 
 
@@ -52,6 +55,8 @@ class PackFinder:
         portions: list[str] = []
         foreign: list[str] = []
         for entry in path:
+            if not isinstance(entry, str):
+                continue  # CPython passes over such entries too
             for session in self.sessions:
                 if entry.startswith(session.tree + "/"):
                     found = _find(session, fullname, f"{entry[len(session.tree) + 1 :]}/{tail}")
@@ -116,6 +121,8 @@ def own_path() -> list[str]:
     runtime = os.environ.get("LAMBDA_RUNTIME_DIR", "/var/runtime")
     entries: list[str] = []
     for entry in sys.path:
+        if not isinstance(entry, str):
+            continue
         if entry == library or entry.endswith(f"python{sys.version_info[0]}{sys.version_info[1]}.zip"):
             break
         if entry.rstrip("/") != runtime.rstrip("/"):
@@ -282,7 +289,15 @@ class PackExtensionLoader(ExtensionFileLoader):
 
 
 def _need_path(session: Session, path: str) -> None:
-    """Bring a file of the tree that somebody names by its path. What is not in the pack is left to the caller."""
+    """Bring a file of the tree that somebody names by its path. What is not in the pack is left to the caller.
+
+    Raises:
+        OSError: it could not be brought. That is what `linecache`, `inspect` and `pkgutil` expect of ``get_data``:
+            a traceback must not end in another one because its source lines cannot be fetched, nor wait for long.
+    """
     prefix = session.tree + "/"
     if path.startswith(prefix):
-        session.need_path(path[len(prefix) :])
+        try:
+            session.need_path(path[len(prefix) :], within=SOURCE_SECONDS if path.endswith(".py") else None)
+        except LazydepsError as error:
+            raise OSError(str(error)) from error

@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
 _DEMAND = 16
 """Bytes of a demand: first frame and the one behind the last, 8 bytes each, signed, little-endian."""
+_END = bytes(_DEMAND)
+"""No frames at all: the owner needs no more."""
 
 
 _SIGKILL = 9
@@ -36,29 +38,34 @@ class Host:
     """``fork`` or ``threads``; stands in reports."""
 
     def __init__(self) -> None:
-        from select import POLLIN, poll
-
         self._wake_read, self._wake_write = os.pipe()
+        # The owner keeps the reading end of the demand pipe too: a demand to a worker that has just ended must not
+        # raise SIGPIPE, which some programs let kill them.
         self._demand_read, self._demand_write = os.pipe()
         os.set_blocking(self._wake_write, False)
-        self._poll = poll()
-        self._poll.register(self._wake_read, POLLIN)
+        os.set_blocking(self._demand_write, False)
+        self._own = {handle: _identity(handle) for handle in (self._wake_read, self._demand_read, self._demand_write)}
         self.ended = False
 
     def wait(self, seconds: float) -> None:
         """Return at the worker's next step, when it has ended, or after this many seconds."""
-        if self.ended or not self._poll.poll(int(seconds * 1000)):
-            return
-        if not os.read(self._wake_read, 65536):
-            self.ended = True
+        from select import POLLIN, poll
+
+        # A new object each time: a signal handler may import, and so wait, in the middle of this very wait.
+        watch = poll()
+        try:
+            if not self._is_own(self._wake_read):
+                raise OSError
+            watch.register(self._wake_read, POLLIN)
+            if watch.poll(int(seconds * 1000)) and not self.ended and not os.read(self._wake_read, 65536):
+                self.ended = True
+        except OSError:
+            self.ended = True  # somebody closed the pipe under us
 
     def demand(self, first: int, stop: int) -> None:
         """Ask for frames ahead of everything that has not been requested yet."""
         message = first.to_bytes(8, "little", signed=True) + stop.to_bytes(8, "little", signed=True)
-        try:
-            os.write(self._demand_write, message)
-        except OSError:
-            pass  # the worker has just ended: whoever asked sees that next
+        self._tell(message)
 
     def result(self) -> tuple[LazydepsError | None, dict[str, Any] | None]:
         """Return what the worker ended with: its error and its figures; no figures if it died. Call after `ended`."""
@@ -68,9 +75,26 @@ class Host:
         """End the worker at once. The store stays usable."""
         raise AssertionError("a host can end its worker")
 
+    def abandon(self) -> None:
+        """Let go of everything in a process forked from the owner, and leave the worker alone."""
+        raise AssertionError("a host knows what a forked process inherits")
+
+    def _tell(self, message: bytes) -> None:
+        try:
+            if self._is_own(self._demand_write):
+                os.write(self._demand_write, message)
+        except OSError:
+            pass  # the pipe is full, which asks for enough, or the worker has ended, which whoever asked sees next
+
+    def _is_own(self, handle: int) -> bool:
+        """Whether a descriptor is still what we opened. Some programs close what is not theirs."""
+        return _identity(handle) == self._own[handle]
+
     def _close(self) -> None:
-        for handle in (self._wake_read, self._demand_write):
-            os.close(handle)
+        for handle in self._own:
+            if self._is_own(handle):
+                os.close(handle)
+        self._own.clear()
 
     def _wake(self) -> None:
         try:
@@ -79,6 +103,14 @@ class Host:
             pass  # the owner has wake-ups enough to read
         except BrokenPipeError:
             pass  # the owner is gone; the demand pipe says so too
+
+
+def _identity(handle: int) -> tuple[int, int] | None:
+    try:
+        facts = os.fstat(handle)
+    except OSError:
+        return None
+    return facts.st_dev, facts.st_ino
 
 
 def fork_is_safe() -> bool:
@@ -99,12 +131,12 @@ class ForkHost(Host):
     def __init__(self, worker_for: Callable[[Callable[[], None]], Worker]) -> None:
         super().__init__()
         self._result = os.memfd_create("lazydeps-result")
+        self._own[self._result] = _identity(self._result)
         owner = os.getpid()
         self._pid = os.fork()
         if self._pid == 0:
             self._child(worker_for, owner)
         os.close(self._wake_write)
-        os.close(self._demand_read)
 
     def _child(self, worker_for: Callable[[Callable[[], None]], Worker], owner: int) -> None:
         """Run the worker and leave without unwinding into the owner's code."""
@@ -140,8 +172,9 @@ class ForkHost(Host):
         self._reap()
         from json import loads
 
-        content = os.pread(self._result, os.fstat(self._result).st_size, 0)
-        os.close(self._result)
+        content = b""
+        if self._is_own(self._result):
+            content = os.pread(self._result, os.fstat(self._result).st_size, 0)
         self._close()
         if not content:
             return None, None
@@ -155,7 +188,9 @@ class ForkHost(Host):
             pass
         self.ended = True
         self._reap()
-        os.close(self._result)
+        self._close()
+
+    def abandon(self) -> None:
         self._close()
 
     def _reap(self) -> None:
@@ -195,19 +230,27 @@ class ThreadHost(Host):
             self.ended = True
 
     def result(self) -> tuple[LazydepsError | None, dict[str, Any] | None]:
-        self._thread.join()
-        self._close()
-        self._listener.join()
-        os.close(self._demand_read)
+        self._join()
         return revive(describe(self._error)), self._worker.stats.as_dict()
 
     def stop(self) -> None:
         self._worker.stop()
-        self._thread.join()
         self.ended = True
+        self._join()
+
+    def abandon(self) -> None:
         self._close()
+        try:
+            os.close(self._wake_write)
+        except OSError:
+            pass  # the worker had ended
+
+    def _join(self) -> None:
+        self._thread.join()
+        # Said in so many words: a process forked meanwhile may hold the other end, so that closing it says nothing.
+        self._tell(_END)
         self._listener.join()
-        os.close(self._demand_read)
+        self._close()
 
 
 def _listen(handle: int, worker: Worker, orphaned: Callable[[], None]) -> None:
@@ -217,7 +260,7 @@ def _listen(handle: int, worker: Worker, orphaned: Callable[[], None]) -> None:
             message = os.read(handle, _DEMAND)
         except OSError:
             message = b""
-        if len(message) < _DEMAND:
+        if len(message) < _DEMAND or message == _END:
             orphaned()
             return
         worker.demand(

@@ -102,6 +102,8 @@ class Section:
         self.bases: list[int] = list(accumulate(table["unpacked"], initial=base))
         """Where each frame begins in the tar stream; one more entry says where the last one ends."""
         self.digests: str = table["digests"]
+        if not isinstance(self.digests, str):
+            raise TypeError("digests")
         self.number_of: dict[str, int] = {path: number for number, path in enumerate(self.paths)}
 
     def __len__(self) -> int:
@@ -152,6 +154,8 @@ class Section:
             raise PackFormatError("the pack's index is damaged: its columns differ in length.")
         if len(self.bases) != frames + 1:
             raise PackFormatError("the pack's index is damaged: frames without an unpacked size.")
+        if not all(type(file) is int and 0 <= file < files for file in self.executable):
+            raise PackFormatError("the pack's index is damaged: it calls files executable that it does not list.")
         if files > limits.files:
             raise PackFormatError(f"the pack's index lists {files} files; the limit is {limits.files}.")
         bytes.fromhex(self.digests)
@@ -167,7 +171,7 @@ class Section:
             if not (type(offset) is int and type(size) is int and size >= 0 and offset >= end + 512):
                 raise PackFormatError(f"the pack's index is damaged: {path!r} overlaps the file before it.")
             end = offset + size
-        if end > self.bases[-1] or end > limits.unpacked:
+        if end > self.bases[-1] or self.bases[-1] > limits.unpacked:
             raise PackFormatError(f"the pack's index is damaged: its files reach to byte {end} of the tar stream.")
         if len(self.number_of) != files:
             raise UnsafeArchiveError("the pack lists the same path twice.", member=_first_repeated(self.paths))
@@ -217,7 +221,11 @@ class Root:
             sizes = [facts["index"][name] for name in ("packed", "unpacked", "frames", "data_frames")]
             if not all(type(size) is int and 0 <= size <= limits.index for size in sizes):
                 raise PackFormatError(f"the pack's index claims sizes {sizes}; the limit is {limits.index} bytes.")
+            if facts["index"]["data_frames"] > facts["index"]["frames"]:
+                raise PackFormatError("the pack's index claims more data frames than frames.")
             bytes.fromhex(facts["index"]["digest"])
+            if not isinstance(facts["distributions"], dict):
+                raise TypeError("distributions")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PackFormatError(f"the pack's root is damaged: {error!r}. Build the pack again.") from error
 

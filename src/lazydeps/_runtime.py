@@ -84,7 +84,7 @@ def load(
     environ = os.environ if environ is None else environ
     config = Config.from_environ(environ)
     if directory is not None:
-        config = config.replace(directory=os.fspath(directory))
+        config = config.replace(directory=os.path.abspath(directory))  # here, before anybody changes the folder
     if timeout is not None:
         config = config.replace(timeout=timeout)
     parsed = [Ref.parse(text) for text in (refs or config.pack)]
@@ -95,21 +95,19 @@ def load(
     from ._sources import open_source
 
     global _finder
-    started = []
-    for ref in parsed:
-        session = _sessions.get(ref)
-        if session is None:
-            session = Session(ref, open_source(ref.url, environ), config)
+    # All of them are made before any is started: a reference that is refused leaves no worker behind.
+    known = {ref: _sessions.get(ref) or Session(ref, open_source(ref.url, environ), config) for ref in parsed}
+    for ref, session in known.items():
+        if ref not in _sessions:
             session.start()
             _sessions[ref] = session
-        started.append(session)
     if _finder is None:
         _finder = PackFinder()
         os.register_at_fork(after_in_child=_after_fork)
     _finder.sessions = tuple(_sessions.values())
     if _finder not in sys.meta_path:
         sys.meta_path.insert(_place(), _finder)
-    return Loading(tuple(started))
+    return Loading(tuple(known.values()))
 
 
 def wait(*, complete: bool = False) -> None:
@@ -166,6 +164,9 @@ def _place() -> int:
 
 
 def _after_fork() -> None:
+    from ._session import forget_parent
+
+    forget_parent()
     for session in _sessions.values():
         session.after_fork()
 

@@ -7,14 +7,14 @@ it for files.
 from __future__ import annotations
 
 import time
-from _thread import RLock, allocate_lock
+from _thread import RLock
 
 from ._fetch import fetch_head, new_decompressor
 from ._host import ForkHost, Host, ThreadHost, fork_is_safe
 from ._ref import Ref
-from ._store import Store
+from ._store import Store, forget_locks
 from ._target import check_host
-from ._worker import INDEX, Worker, WorkerThread
+from ._worker import INDEX, Worker, WorkerThread, forget_threads
 from .errors import ConfigError, FetchError, LazydepsError
 from .events import FrameTimes, PackReport, Phase, Stall
 
@@ -34,6 +34,10 @@ STALL = 0.0005
 COOL_DOWN = 2.0
 """Seconds for which an error that may pass is raised again at once. A program that catches it and imports something
 else should not wait for the network a second time; one that thaws an hour later should."""
+SPARE = 30.0
+"""Seconds after a failure in which nothing is fetched for those who can do without: source lines of tracebacks."""
+IN_VAIN = 2
+"""Workers that may end well without what we wait for having landed."""
 TAKEOVERS = 3
 """Workers that may die under one process before it gives up."""
 
@@ -68,7 +72,8 @@ class Session:
         self._host: Host | None = None
         self._error: LazydepsError | None = None
         self._error_until = float("inf")
-        self._pipe = allocate_lock()
+        self._spare_until = 0.0
+        self._pipe = RLock()
         self._inline = RLock()
         self._deadline: float | None = None
         self._hosts: list[str] = []
@@ -92,10 +97,9 @@ class Session:
 
     def stop(self) -> None:
         """End the worker now. What has landed stays; what has not can still be fetched on demand."""
-        with self._pipe:
-            host, self._host = self._host, None
-            if host is not None:
-                host.stop()
+        host, self._host = self._host, None
+        if host is not None:
+            host.stop()
 
     def wait(self, *, complete: bool = False) -> None:
         """Return when the boot and data sets are in place and no child or thread is left over.
@@ -134,17 +138,18 @@ class Session:
         """Whether the pack could not even be opened."""
         return self._root is None and self._error is not None
 
-    def rest(self) -> Section:
+    def rest(self, *, within: float | None = None) -> Section:
         """Return the section of the data and cold frames, as soon as it is known."""
         if self._rest is None and not self._try_rest():
             host = self._host
             if host is not None:
                 host.demand(INDEX, INDEX)
-                self._await(lambda: self._try_rest() or self._host is None, "(index)", None)
+                self._await(lambda: self._try_rest() or self._host is None, "(index)", None, within=within)
             if not self._try_rest():
-                self._run_inline(only=())
+                self._run_inline(only=(), within=within)
                 self._try_rest()
-        assert self._rest is not None
+        if self._rest is None:
+            raise self._lost()
         return self._rest
 
     def need_boot(self, file: int, module: str) -> None:
@@ -160,9 +165,15 @@ class Session:
         if self._watermark < stop and self._advance(stop) < stop:
             self._await(lambda: self._advance(stop) >= stop, module, stop - 1)
 
-    def need_rest(self, file: int, module: str) -> None:
-        """Wait until a file of the data or cold set is in place, fetching it where nobody else will."""
-        frames = self.rest().frames_of(file)
+    def need_rest(self, file: int, module: str, *, within: float | None = None) -> None:
+        """Wait until a file of the data or cold set is in place, fetching it where nobody else will.
+
+        Args:
+            file: its position in the section.
+            module: who waits, for the report.
+            within: seconds after which a single try is given up. None: as long, and as often, as a load may take.
+        """
+        frames = self.rest(within=within).frames_of(file)
         store = self.store
         if not store.missing(frames):
             return
@@ -170,21 +181,27 @@ class Session:
         host = self._host
         if host is not None:
             host.demand(frames.start, frames.stop)
-            self._await(lambda: not store.missing(frames) or self._host is None, "", None)
+            self._await(lambda: not store.missing(frames) or self._host is None, "", None, within=within)
         missing = store.missing(frames)
         if missing:
-            self._run_inline(only=missing)
+            self._run_inline(only=missing, within=within)
         self._note_stall(module, begin, frames.stop - 1)
 
-    def need_path(self, name: str) -> None:
+    def need_path(self, name: str, *, within: float | None = None) -> None:
         """Wait until a file is in place, whatever its set; a name that is not in the pack is nobody's business."""
-        boot = self.root().boot
-        if name in boot.number_of:
-            self.need_boot(boot.number_of[name], name)
-            return
-        rest = self.rest()
-        if name in rest.number_of:
-            self.need_rest(rest.number_of[name], name)
+        if within is not None and time.monotonic() < self._spare_until:
+            raise FetchError(f"{name} was not asked for: its source failed a moment ago.", url=self._source.url)
+        try:
+            boot = self.root().boot
+            if name in boot.number_of:
+                self.need_boot(boot.number_of[name], name)
+                return
+            rest = self.rest(within=within)
+            if name in rest.number_of:
+                self.need_rest(rest.number_of[name], name, within=within)
+        except LazydepsError:
+            self._spare_until = time.monotonic() + SPARE
+            raise
 
     def bytecode(self, file: int) -> memoryview:
         """Return the content of a bytecode file of the boot set, once `need_boot` has returned for it."""
@@ -213,15 +230,25 @@ class Session:
         self._watermark = self.store.prefix(self._watermark, stop)
         return self._watermark
 
-    def _await(self, ready: Callable[[], bool], module: str, frame: int | None) -> None:
+    def _await(self, ready: Callable[[], bool], module: str, frame: int | None, *, within: float | None = None) -> None:
         if ready():
             return
         begin = time.monotonic()
+        in_vain = 0
         while not ready():
             with self._pipe:  # one thread reads the pipe; the others look again when it has
                 if not ready():
-                    self._step()
+                    in_vain += self._step() and not ready()
+            if in_vain:
+                # A worker has ended well and what we wait for is not there: somebody changed the store under us.
+                if self._root is not None:
+                    self.store.reopen(self._root)
+                if in_vain > IN_VAIN:
+                    raise self._lost()
+            if within is not None and time.monotonic() - begin > within:
+                raise FetchError(f"{module} did not come within {within:g} seconds.", url=self._source.url)
             if self._deadline is not None and time.monotonic() > self._deadline:
+                self._spare_until = time.monotonic() + SPARE
                 raise FetchError(
                     f"the pack did not arrive within the {self._config.timeout} seconds that LAZYDEPS_TIMEOUT or "
                     f"load(timeout=…) gave it; {module} was waiting. What has landed is kept for the next start.",
@@ -230,22 +257,24 @@ class Session:
         if module:
             self._note_stall(module, begin, frame)
 
-    def _step(self) -> None:
+    def _step(self) -> bool:
+        """Wait a little for the worker, or see to one. Return whether one has ended and said that all is well."""
         host = self._host
         if host is None:
             if self._error is not None and time.monotonic() < self._error_until:
                 raise self._error
             self._start_host()
-            return
+            return False
         host.wait(POLL)
-        if not host.ended:
-            return
+        if not host.ended or self._host is not host:  # a signal handler may have got here first
+            return False
         self._host = None
         error, stats = host.result()
         if stats is not None:
             self._results.append(stats)
         if error is not None:
             self._error = error
+            self._spare_until = time.monotonic() + SPARE
             if isinstance(error, FetchError) and error.retryable:
                 self._error_until = time.monotonic() + COOL_DOWN
             raise error
@@ -257,6 +286,14 @@ class Session:
                     "raise the function's memory size."
                 )
             self._start_host(threads=True)
+            return False
+        return True
+
+    def _lost(self) -> LazydepsError:
+        return LazydepsError(
+            f"the store {self.store.path} does not hold what was landed there: something else removes or changes its "
+            "files. Remove that folder, and keep others from it or set LAZYDEPS_DIR to another place."
+        )
 
     def _start_host(self, *, threads: bool = False) -> None:
         def worker_for(wake: Callable[[], None]) -> Worker:
@@ -270,12 +307,17 @@ class Session:
             # Imported here, not in the worker's thread: this thread may hold the lock of a packed module of that name.
             with WorkerThread():
                 new_decompressor()
+                self._source.prepare()
         self._host = host_for(worker_for)
         self._hosts.append(self._host.kind)
 
-    def _run_inline(self, *, only: list[int] | tuple[()] | None = None, complete: bool = False) -> None:
+    def _run_inline(
+        self, *, only: list[int] | tuple[()] | None = None, complete: bool = False, within: float | None = None
+    ) -> None:
         """Run a worker in this thread."""
-        with self._inline:
+        if not self._inline.acquire(timeout=-1 if within is None else within):
+            raise FetchError("another thread is fetching from the same pack.", url=self._source.url)
+        try:
             if only is not None:
                 only = self.store.missing(only) or ()
             worker = Worker(
@@ -285,11 +327,14 @@ class Session:
                 config=self._config,
                 only=only,
                 complete=complete,
+                within=within,
             )
             try:
                 worker.run()
             finally:
                 self._results.append(worker.stats.as_dict())
+        finally:
+            self._inline.release()
 
     def _new_store(self) -> Store:
         # A worker holds the store's lock and writes: it gets a store object of its own, which nobody shares.
@@ -298,8 +343,10 @@ class Session:
 
     def after_fork(self) -> None:
         """Forget what belongs to the process that we were forked from: its worker, and locks somebody may hold."""
-        self._host = None
-        self._pipe = allocate_lock()
+        host, self._host = self._host, None
+        if host is not None:
+            host.abandon()
+        self._pipe = RLock()
         self._inline = RLock()
 
     def _note_stall(self, module: str, begin: float, frame: int | None) -> None:
@@ -360,6 +407,12 @@ class Session:
             frames=tuple(frames),
             stalls=tuple(self._stalls),
         )
+
+
+def forget_parent() -> None:
+    """In a forked process, before anything else: what the parent's threads were doing is not done here."""
+    forget_threads()
+    forget_locks()
 
 
 def _pin(ref: Ref, source: Source, config: Config) -> Ref:

@@ -17,6 +17,7 @@ import errno
 import os
 import stat
 
+from ._digest import sha256_digest
 from ._pack import Root, Section, is_bytecode, runs
 from .errors import ConfigError, InsufficientSpaceError, LazydepsError
 
@@ -31,6 +32,20 @@ if TYPE_CHECKING:
 NAME_BYTES = 16
 """Bytes of the root's digest in the folder's name. The whole digest is checked against the root's content."""
 _NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+
+
+_locks: set[int] = set()
+"""Descriptors of the locks that this process holds."""
+
+
+def forget_locks() -> None:
+    """In a forked process: close what was inherited, so that the parent's death frees its locks at once."""
+    for handle in tuple(_locks):
+        try:
+            os.close(handle)
+        except OSError:
+            pass
+    _locks.clear()
 
 
 class Store:
@@ -91,12 +106,15 @@ class Store:
         """Take the lock that landing needs. Return False while another process or thread holds it."""
         import fcntl
 
-        if self._lock is None:
-            self._lock = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600)
         try:
+            if self._lock is None:
+                self._lock = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600)
+                _locks.add(self._lock)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return False
+        except OSError as error:
+            raise explain(error, self.directory) from error
         return True
 
     def unlock(self) -> None:
@@ -105,32 +123,37 @@ class Store:
 
         if self._lock is not None:
             # Unlocked by name, not only closed: a process forked meanwhile holds the same open file.
-            fcntl.flock(self._lock, fcntl.LOCK_UN)
-            os.close(self._lock)
+            try:
+                fcntl.flock(self._lock, fcntl.LOCK_UN)
+                os.close(self._lock)
+            except OSError:
+                pass  # somebody closed it under us, which unlocks it as well
+            _locks.discard(self._lock)
             self._lock = None
 
     # -- root and index
 
     def read_root(self, limits: Limits) -> Root | None:
-        """Return the stored root, or None where there is none or it is not the one we want."""
+        """Return the stored root, or None where there is none or it is not, whole, the one we want."""
         content = self._read("root")
-        if content is None:
+        if content is None or sha256_digest(content) != self._digest:
             return None
-        root = Root(content, limits=limits)
-        return root if root.digest == self._digest else None
+        return Root(content, limits=limits)
 
     def write_root(self, content: bytes) -> None:
         """Keep the root's content; the caller has checked it."""
         self._write_whole(f"{self.path}/root", content, 0o600)
 
     def read_index(self, root: Root) -> Section | None:
-        """Return the section of the data and cold frames, or None where the index has not landed."""
-        text = self._read("index")
-        return None if text is None else root.read_index(text)
+        """Return the section of the data and cold frames, or None where the index has not landed whole."""
+        content = self._read("index")
+        if content is None or sha256_digest(content[32:]) != content[:32]:
+            return None
+        return root.read_index(content[32:])
 
     def write_index(self, text: bytes) -> None:
-        """Keep the decompressed index; the caller has checked it."""
-        self._write_whole(f"{self.path}/index", text, 0o600)
+        """Keep the decompressed index, its own digest before it; the caller has checked it."""
+        self._write_whole(f"{self.path}/index", sha256_digest(text) + text, 0o600)
 
     # -- what has landed
 
@@ -144,15 +167,19 @@ class Store:
         access = ACCESS_WRITE if create else ACCESS_READ
         sizes = (("code", max(1, root.boot.bases[-1])), ("landed", max(1, root.frames)))
         maps = []
+        whole = True
         for name, size in sizes:  # landed last: whoever finds it finds the code image too
             try:
                 handle = os.open(f"{self.path}/{name}", mode | _NO_FOLLOW, 0o600)
             except FileNotFoundError:
                 return False
             try:
-                if os.fstat(handle).st_size != size:
+                if os.fstat(handle).st_size != size or not whole:
                     if not create:
                         return False
+                    # A new code image holds nothing, whatever an older record says of what had landed.
+                    whole = False
+                    os.ftruncate(handle, 0)
                     os.ftruncate(handle, size)
                 maps.append(mmap(handle, size, access=access))
             finally:
@@ -160,6 +187,11 @@ class Store:
         self._code, self._landed = maps
         self._writable = create
         return True
+
+    def reopen(self, root: Root) -> bool:
+        """Map what lies at the store's place now; somebody may have removed and remade it."""
+        self._landed = self._code = None
+        return self.open_landed(root)
 
     def has_landed(self, frame: int) -> bool:
         """Whether everything in this frame is in place."""
@@ -217,8 +249,11 @@ class Landing:
         self._root = root
         self._guard = lock
         self._folders: set[str] = set()
-        store.open_landed(root, create=True)
-        self._code = os.open(f"{store.path}/code", os.O_WRONLY | _NO_FOLLOW)
+        try:
+            store.open_landed(root, create=True)
+            self._code = os.open(f"{store.path}/code", os.O_WRONLY | _NO_FOLLOW)
+        except OSError as error:
+            raise explain(error, store.directory) from error
 
     def close(self) -> None:
         """Close what `__init__` opened."""
@@ -242,6 +277,8 @@ class Landing:
             raise explain(error, self._store.directory) from error
 
     def _land(self, section: Section, number: int, data: memoryview) -> None:
+        landed = self._store._landed
+        assert landed is not None
         base = section.bases[number - section.first]
         image = section is self._root.boot
         shared: list[tuple[int, str]] = []
@@ -269,15 +306,18 @@ class Landing:
             # A kill between the rename and the record below leaves the file whole in the tree and the frame
             # unrecorded. Writing this part alone and renaming again would replace the whole file by a torso.
             if not os.path.exists(f"{self._store.tree}/{path}"):
+                others = [frame for frame in section.frames_of(file) if frame != number and landed[frame] == 1]
                 handle = os.open(part, os.O_WRONLY | os.O_CREAT | _NO_FOLLOW, mode)
                 try:
+                    if others and not os.fstat(handle).st_size:
+                        # Their parts were here and somebody removed them: they have to come again.
+                        for frame in others:
+                            landed[frame] = 0
                     _write_at(handle, data[begin - base : end - base], begin - offset)
                 finally:
                     os.close(handle)
         if run_begin >= 0:
             _write_at(self._code, data[run_begin - base : run_end - base], run_begin)
-        landed = self._store._landed
-        assert landed is not None
         with self._guard:
             for file, part in shared:
                 others = [frame for frame in section.frames_of(file) if frame != number]

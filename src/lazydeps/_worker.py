@@ -12,7 +12,7 @@ from _thread import allocate_lock, get_ident
 from collections import deque
 
 from ._fetch import fetch_head, new_decompressor, read_exactly, unpack, unpack_index
-from ._pack import SKIPPABLE_HEADER, Frame, Root, Section
+from ._pack import SKIPPABLE_HEADER, Root, Section
 from ._store import Landing, Store, check_space
 from ._target import check_host
 from .errors import FetchError, IntegrityError, LazydepsError
@@ -39,8 +39,10 @@ PAUSE = 2.0
 """The longest pause between two of them, seconds, whatever the server asks for."""
 LOCK_SECONDS = 120.0
 """How long a worker waits for another process that is landing the same pack."""
-INDEX = -1
-"""Stands for the index where frames are named."""
+FRAME_SECONDS = 20.0
+"""How long one frame may take to come: a source that trickles is as good as none."""
+INDEX, ROOT = -1, -2
+"""Stand for the index and the root where frames are named."""
 _threads: set[int] = set()
 
 
@@ -86,6 +88,7 @@ class Worker:
         wake: Callable[[], None] = lambda: None,
         only: Sequence[int] | None = None,
         complete: bool = False,
+        within: float | None = None,
     ) -> None:
         """Describe the work; `run` does it.
 
@@ -97,6 +100,7 @@ class Worker:
             wake: called after each step that an importer may be waiting for.
             only: these data or cold frames instead of the boot and data sets.
             complete: every frame, and the boot set's bytecode as plain files too.
+            within: seconds for all of it, and no second try. None: what the configuration says.
         """
         self.stats = Stats()
         self._ref = ref
@@ -115,7 +119,13 @@ class Worker:
         self._error: BaseException | None = None
         self._stopped = False
         self._refetched: set[int] = set()
-        self._deadline = None if config.timeout is None else time.monotonic() + config.timeout
+        self._flying: set[int] = set()
+        """Frames that a connection has asked for and that have not landed."""
+        self._connections: list[Connection] = []
+        self._attempts = ATTEMPTS if within is None else 1
+        seconds = config.timeout if within is None else within
+        self._deadline = None if seconds is None else time.monotonic() + seconds
+        self._socket_timeout = config.socket_timeout if within is None else min(within, config.socket_timeout)
         from threading import Condition
 
         self._changed = Condition(allocate_lock())
@@ -153,6 +163,13 @@ class Worker:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        for connection in tuple(self._connections):
+            connection.interrupt()
+
+    def _connect(self) -> Connection:
+        connection = self._source.connect(timeout=self._socket_timeout)
+        self._connections.append(connection)
+        return connection
 
     def demand(self, first: int, stop: int) -> None:
         """Bring these frames (or `INDEX`) before anything that has not been requested yet."""
@@ -173,7 +190,7 @@ class Worker:
         waited = time.monotonic()
         pause = 0.001
         while not self._store.try_lock():
-            if self._stopped or time.monotonic() - waited > min(LOCK_SECONDS, self._left()):
+            if self._stopped or time.monotonic() - waited > LOCK_SECONDS or self._left() <= 0:
                 raise LazydepsError(
                     f"another process has held {self._store.path}/lock for {time.monotonic() - waited:.0f} seconds "
                     "while landing the same pack. End that process, or set LAZYDEPS_DIR to another folder."
@@ -187,7 +204,7 @@ class Worker:
         root = store.read_root(limits)
         connection = head = None
         if root is None:
-            connection = self._source.connect(timeout=self._config.socket_timeout)
+            connection = self._connect()
             head = self._retrying(lambda: self._fetch_head(connection))
             root = Root(head.content, limits=limits)
             check_host(root)
@@ -203,7 +220,7 @@ class Worker:
 
     def _fetch_head(self, connection: Connection) -> Head:
         try:
-            head = fetch_head(connection, self._ref.root, self._config.limits)
+            head = self._once_more(ROOT, fetch_head, connection, self._ref.root, self._config.limits)
         except BaseException:
             connection.close()
             raise
@@ -214,11 +231,16 @@ class Worker:
 
     def _needed(self, root: Root) -> int:
         sets = ("boot", "data", "cold") if self._complete else ("boot", "data")
-        total = sum(root.unpacked(name) for name in sets)
         if self._only is not None:
             return 0
-        boot = root.boot
-        return total - sum(boot.bases[n + 1] - boot.bases[n] for n in range(len(boot)) if self._store.has_landed(n))
+        rest = self._store.read_index(root)
+        needed = 0
+        for section in (root.boot, rest):
+            if section is not None:
+                stop = min(section.first + len(section), root.frames if self._complete else root.data_stop)
+                for number in self._store.missing(range(section.first, stop)):
+                    needed += section.frame(number).unpacked
+        return needed if rest is not None else needed + sum(root.unpacked(name) for name in sets[1:])
 
     # -- the stream
 
@@ -245,6 +267,7 @@ class Worker:
                     self._take_index(rest)
                 if first is not None:
                     self._active += 1
+                    self._flying.update(first.frames)
             from threading import Thread
 
             helpers = min(self._config.connections, len(self._queue) + 4) - 1
@@ -292,7 +315,7 @@ class Worker:
         with WorkerThread():
             try:
                 if connection is None:
-                    connection = self._source.connect(timeout=self._config.socket_timeout)
+                    connection = self._connect()
                 decompress = new_decompressor()
                 while True:
                     if request is None:
@@ -319,7 +342,7 @@ class Worker:
                 while self._queue:
                     request = self._queue.popleft()
                     if request.section is not None:
-                        request.frames = deque(self._store.missing(request.frames))
+                        self._trim(request)
                     if request.frames:
                         self._active += 1
                         return request
@@ -328,6 +351,18 @@ class Worker:
                 self._changed.wait()
             self._changed.notify_all()
             return None
+
+    def _trim(self, request: Request) -> None:
+        """Leave in a request the first run of neighbours that nobody has brought or is bringing; queue what follows.
+
+        A demand may have taken frames out of its middle, and one GET brings neighbours only.
+        """
+        frames = [number for number in self._store.missing(request.frames) if number not in self._flying]
+        run = next((at for at, number in enumerate(frames) if number != frames[0] + at), len(frames))
+        if run < len(frames):
+            self._queue.appendleft(Request(request.section, deque(frames[run:])))
+        request.frames = deque(frames[:run])
+        self._flying.update(request.frames)
 
     def _serve(
         self,
@@ -367,15 +402,13 @@ class Worker:
             self._count(body)
         buffer = memoryview(bytearray(max(frame.packed for frame in frames)))
         for frame in frames:
-            if self._stopped or self._error:
-                break
             packed = buffer[: frame.packed]
-            read_exactly(body, packed)
+            read_exactly(body, packed, self._patience())
             self._count_bytes(frame.packed)
             received = time.monotonic()
-            self._check(frame, packed)
+            self._once_more(frame.number, frame.check, packed)
             self._landing.land(section, frame.number, memoryview(unpack(decompress, packed, frame)))
-            request.frames.popleft()
+            self._flying.discard(request.frames.popleft())
             self.stats.frames.append((frame.number, requested, received, time.monotonic()))
             self._wake()
         body.close()
@@ -385,9 +418,10 @@ class Worker:
         body = connection.get(start, stop, etag=self._etag)
         self._count(body)
         packed = memoryview(bytearray(stop - start))
-        read_exactly(body, packed)
+        read_exactly(body, packed, self._patience())
         body.close()
         self._count_bytes(stop - start)
+        self._once_more(INDEX, self._root.check_index, packed)
         text = unpack_index(self._root, packed, decompress)
         rest = self._root.read_index(text)
         rest.validate(self._config.limits)
@@ -396,17 +430,38 @@ class Worker:
             self._take_index(rest)
         self._wake()
 
-    def _check(self, frame: Frame, packed: memoryview) -> None:
+    def _once_more(self, what: int, check: Callable[..., Result], *args: Any) -> Result:
+        """Run a check of digests; ask for what fails it a second time, as a bit may flip on the way.
+
+        A second failure means that the object is wrong.
+        """
         try:
-            frame.check(packed)
+            return check(*args)
         except IntegrityError:
-            # Once more: a flipped bit on the way is possible. A second time means that the object is wrong.
-            if frame.number in self._refetched:
+            if what in self._refetched:
                 raise
-            self._refetched.add(frame.number)
+            self._refetched.add(what)
+            name = {INDEX: "the index", ROOT: "the root"}.get(what, f"frame {what}")
             raise FetchError(
-                f"frame {frame.number} of {self._source.url} came damaged.", url=self._source.url, retryable=True
+                f"{name} of {self._source.url} came damaged.", url=self._source.url, retryable=True
             ) from None
+
+    def _patience(self) -> Callable[[], None]:
+        """Return what a read of one frame calls before each wait for bytes, to end when there is no point in it."""
+        end = time.monotonic() + FRAME_SECONDS
+
+        def check() -> None:
+            if self._stopped or self._error:
+                raise FetchError("the load was stopped.", url=self._source.url)
+            if time.monotonic() > end or self._left() <= 0:
+                raise FetchError(
+                    f"{self._source.url} sends too slowly: a frame did not come whole within the time that was left "
+                    f"or {FRAME_SECONDS:g} seconds. Look for a throttled link, or give the function more memory.",
+                    url=self._source.url,
+                    retryable=True,
+                )
+
+        return check
 
     # -- shared
 
@@ -434,7 +489,13 @@ class Worker:
                 tries += 1
                 # Full jitter, so that a thousand sandboxes that failed together do not come back together.
                 pause = max(min(error.retry_after or 0.0, PAUSE), min(PAUSE, 0.05 * 2**tries) * _random())
-                if not error.retryable or tries >= ATTEMPTS or pause > self._left() or self._stopped or self._error:
+                if (
+                    not error.retryable
+                    or tries >= self._attempts
+                    or pause > self._left()
+                    or self._stopped
+                    or self._error
+                ):
                     raise
                 self.stats.retries += 1
                 time.sleep(pause)
@@ -459,6 +520,11 @@ class _Phase:
 def is_worker_thread() -> bool:
     """Whether the calling thread is doing a worker's work, so that its imports must not wait for a worker."""
     return get_ident() in _threads
+
+
+def forget_threads() -> None:
+    """In a forked process: no thread of the parent does anything here."""
+    _threads.clear()
 
 
 class WorkerThread:

@@ -17,6 +17,12 @@ class Source:
     url: str
     """The address, for messages: no query, no credentials."""
 
+    def prepare(self) -> None:
+        """Import now, in the calling thread, what connections and requests would import later in theirs.
+
+        For workers in threads: a thread that imports while another holds the lock of a module of that name would wait.
+        """
+
     def connect(self, *, timeout: float) -> Connection:
         """Return a connection, not opened yet, for one thread at a time.
 
@@ -46,6 +52,9 @@ class Connection:
     def close(self) -> None:
         """Let go of the socket or file. A later `get` opens it again."""
         raise NotImplementedError
+
+    def interrupt(self) -> None:
+        """Make a wait for bytes in another thread end with an error. Safe to call from any thread."""
 
 
 class Body:

@@ -106,6 +106,14 @@ class HttpSource(Source):
         self._address = url
         self._tls: tuple[SSLContext, bool] | None = None
 
+    def prepare(self) -> None:
+        """Import the parser, sockets and, where they will be needed, TLS; see `Source.prepare`."""
+        import http.client  # noqa: F401
+        import socket  # noqa: F401
+
+        if self.target().scheme == "https":
+            self.tls_context()
+
     def connect(self, *, timeout: float) -> HttpConnection:
         """Return a connection, not opened yet; see `Source.connect`."""
         return HttpConnection(self, timeout)
@@ -223,6 +231,17 @@ class HttpConnection(Connection):
         """A body ends early: drop the socket, unless it serves another one by now."""
         if self._body is body:
             self.close()
+
+    def interrupt(self) -> None:
+        """Shut the socket down under whoever waits for it."""
+        sock = self._socket
+        if sock is not None:
+            from socket import SHUT_RDWR
+
+            try:
+                sock.shutdown(SHUT_RDWR)
+            except OSError:
+                pass  # not connected yet, or not any more
 
     def drained(self, body: HttpBody) -> None:
         """A body has ended: keep the socket for the next one, if the server does."""
@@ -410,12 +429,16 @@ def _read_headers(sock: socket) -> HTTPResponse:
     return response
 
 
-def _receive(response: HTTPResponse, view: memoryview) -> int:
+def _receive(response: HTTPResponse, view: memoryview, *, whole: bool = False) -> int:
     from http.client import HTTPException
 
     try:
-        return response.readinto(view)
-    except (HTTPException, ValueError) as error:  # a broken chunk; a response that was closed meanwhile
+        if whole or response.chunked:
+            return response.readinto(view)
+        # What one receive brings: `HTTPResponse.readinto` would come back only with all of it, and nobody could
+        # say in between that it takes too long. The caller knows where the body ends.
+        return response.fp.readinto1(view)
+    except (HTTPException, ValueError, AttributeError) as error:  # a broken chunk; a response closed meanwhile
         raise ConnectionError(f"the answer broke off ({type(error).__name__})") from error
 
 
@@ -423,7 +446,7 @@ def _error_text(response: HTTPResponse) -> str:
     view = memoryview(bytearray(ERROR_BODY))
     filled = 0
     try:
-        while count := _receive(response, view[filled:]):
+        while count := _receive(response, view[filled:], whole=True):
             filled += count
     except OSError:
         pass  # the status says enough
@@ -459,9 +482,13 @@ def _content_range(text: str | None) -> tuple[int, int, int] | None:
     unit, _, rest = (text or "").partition(" ")
     span, _, total = rest.partition("/")
     first, _, last = span.partition("-")
-    if unit != "bytes" or not all(part.isascii() and part.isdecimal() for part in (first, last, total)):
+    if unit != "bytes" or not all(_is_count(part) for part in (first, last, total)):
         return None
     return int(first), int(last) + 1, int(total)
+
+
+def _is_count(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 20
 
 
 def _is_distrust(error: BaseException) -> bool:

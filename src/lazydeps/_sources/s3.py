@@ -106,6 +106,11 @@ class S3Source(HttpSource):
             raise ConfigError(f"AWS_REGION is {region!r}: expected a region's name, such as eu-west-1.")
         return region
 
+    def prepare(self) -> None:
+        """Import what HTTP needs, and resolve credentials; see `Source.prepare`."""
+        super().prepare()
+        self._credentials()
+
     def target(self) -> Target:
         """Return the endpoint and the path of the object, in virtual-host style where that is possible."""
         key, region = quote(self.key, KEY_SAFE), self.region
