@@ -80,6 +80,9 @@ class Store:
             for path in (self.directory, self.path, self.tree, f"{self.path}/parts"):
                 try:
                     os.mkdir(path, 0o700)
+                    if path == self.tree:
+                        # A new tree holds nothing, whatever an older record says of what had landed.
+                        self._remove("landed")
                 except FileExistsError:
                     pass
                 _check_owner(path)
@@ -93,7 +96,7 @@ class Store:
 
     def exists(self) -> bool:
         """Whether an earlier start got as far as storing the root."""
-        return os.path.exists(f"{self.path}/root")
+        return os.path.exists(f"{self.path}/root") and os.path.isdir(self.tree)
 
     def free(self) -> int:
         """Return the bytes that the store's file system has free for us."""
@@ -224,6 +227,12 @@ class Store:
             raise explain(error, self.path) from error
         with open(handle, "rb") as file:
             return file.read()
+
+    def _remove(self, name: str) -> None:
+        try:
+            os.unlink(f"{self.path}/{name}")
+        except FileNotFoundError:
+            pass
 
     def _write_whole(self, path: str, data: bytes | memoryview, mode: int) -> None:
         part = f"{self.path}/parts/{os.getpid()}-{os.path.basename(path)}"

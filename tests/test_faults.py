@@ -1,0 +1,317 @@
+"""Faults of a start, with real processes: kills, slow and dead sources, full disks, damaged stores, odd programs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from support_packs import pack_tree, write_tree
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import RunPython
+
+    from lazydeps.build.write import Written
+
+SHAPED = Path(__file__).parents[1] / "benchmarks" / "shaped_s3.py"
+MODULES = 40
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """A pack of 40 boot modules, data that fills several requests, and a few cold modules."""
+    folder = tmp_path_factory.mktemp("faults")
+    noise = random.Random(7)
+    files: dict[str, str | bytes] = {
+        "many/__init__.py": f"for n in range({MODULES}):\n    __import__(f'many.m{{n}}')\n"
+    }
+    boot = ["many/__init__.py"]
+    for number in range(MODULES):
+        files[f"many/m{number}.py"] = f"N = {number}\nTEXT = {noise.randbytes(20_000).hex()!r}\n"
+        boot.append(f"many/m{number}.py")
+    for number in range(24):
+        files[f"many/data{number}.bin"] = noise.randbytes(100_000)
+        files[f"dist{number}-1.{number}.dist-info/METADATA"] = (
+            f"Metadata-Version: 2.1\nName: dist{number}\nVersion: 1.{number}\n"
+        )
+    files["many/library.so.1"] = noise.randbytes(3_000_000)
+    boot.append("many/library.so.1")
+    for number in range(4):
+        files[f"many/cold{number}.py"] = f"N = {number}\nTEXT = {noise.randbytes(300_000).hex()!r}\n"
+    files["many/fails.py"] = "def boom():\n    raise ValueError('the real error')\n"
+    boot.append("many/fails.py")
+    write_tree(folder / "tree", files)
+    versions = {f"dist{number}": f"1.{number}" for number in range(24)}
+    return pack_tree(folder / "p.tar.zst", folder / "tree", boot=boot, distributions=versions)
+
+
+class Shaped:
+    """The benchmark's server, serving a pack at a rate."""
+
+    def __init__(self, pack: Written, rate: float) -> None:
+        command = [sys.executable, str(SHAPED), str(pack.path), "--rate", str(rate), "--delay", "0.001"]
+        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        self.ref = f"http://127.0.0.1:{int(self.process.stdout.readline())}/p.tar.zst#root={pack.root}"
+
+    def close(self) -> None:
+        """End the server."""
+        self.process.kill()
+        self.process.communicate()
+
+
+@pytest.fixture
+def slow(pack: Written) -> Iterator[Shaped]:
+    """The pack at 4 MB a second: a start takes about two."""
+    server = Shaped(pack, 4e6)
+    yield server
+    server.close()
+
+
+def environ_for(store: Path, **more: str) -> dict[str, str]:
+    """Return the environment of a start in a store."""
+    source = str(Path(__file__).parents[1] / "src")
+    return {"PATH": os.environ["PATH"], "PYTHONPATH": source, "LAZYDEPS_DIR": str(store), **more}
+
+
+def check_store(store: Path, pack: Written) -> int:
+    """Compare everything that carries a name in a store with the pack's tree; return how many files there are."""
+    tree, count = pack.path.parent / "tree", 0
+    for folder in store.glob("*/tree"):
+        for path in folder.rglob("*"):
+            if path.is_file():
+                assert path.read_bytes() == (tree / path.relative_to(folder)).read_bytes(), path
+                count += 1
+    return count
+
+
+THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+
+
+@pytest.mark.parametrize("host", ["fork", "threads"])
+def test_killed_at_random_instants(pack: Written, slow: Shaped, tmp_path: Path, host: str) -> None:
+    """Killed anywhere, parent or child or both: what is there is whole, and the next start succeeds in that store."""
+    code = (THREADS if host == "threads" else "") + (
+        f"import lazydeps\nwith lazydeps.load({slow.ref!r}):\n    import many\n"
+        "assert many.m39.N == 39; print(lazydeps.report().bytes_received)"
+    )
+    moments = random.Random(host)
+    for round_number in range(6):
+        store = tmp_path / f"store-{round_number}"
+        start = subprocess.Popen(
+            [sys.executable, "-c", code], env=environ_for(store), stdout=subprocess.DEVNULL, start_new_session=True
+        )
+        time.sleep(moments.uniform(0.1, 1.5))
+        children = Path(f"/proc/{start.pid}/task/{start.pid}/children").read_text().split()
+        victims = moments.choice([[start.pid], [*map(int, children), start.pid], list(map(int, children))])
+        for victim in victims or [start.pid]:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(victim, 9)
+        start.wait(timeout=30)
+        time.sleep(0.1)  # an orphan notices at once
+        check_store(store, pack)
+        again = subprocess.run(
+            [sys.executable, "-c", code], env=environ_for(store), capture_output=True, text=True, timeout=30
+        )
+        assert again.returncode == 0, again.stderr
+        assert check_store(store, pack) >= 25
+
+
+def test_the_holder_is_killed_while_others_wait(slow: Shaped, tmp_path: Path) -> None:
+    """Of four starts over one store the one that works is killed; another takes over and all three others succeed."""
+    code = f"import lazydeps\nwith lazydeps.load({slow.ref!r}):\n    import many\nprint(many.m39.N)"
+    starts = [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environ_for(tmp_path / "s"), stdout=subprocess.PIPE, text=True
+        )
+    ]
+    time.sleep(0.7)
+    starts += [
+        subprocess.Popen(
+            [sys.executable, "-c", code], env=environ_for(tmp_path / "s"), stdout=subprocess.PIPE, text=True
+        )
+        for _ in range(3)
+    ]
+    time.sleep(0.3)
+    starts[0].kill()
+    outputs = [start.communicate(timeout=30)[0].strip() for start in starts]
+    assert outputs[1:] == ["39"] * 3
+
+
+def run(run_python: RunPython, ref: str, code: str, **options: Any) -> Any:
+    """Run code that prints one JSON value last."""
+    body = f"import json, os, sys, time, lazydeps\nref = {ref!r}\n" + code
+    return json.loads(run_python(body, timeout=30, **options).stdout.splitlines()[-1])
+
+
+def test_demands_while_the_stream_runs(run_python: RunPython, slow: Shaped) -> None:
+    """Asking for frames that are on their way, or in a queued request, neither fails nor fetches anything twice."""
+    code = """
+import importlib.metadata
+with lazydeps.load(ref):
+    import many.m0
+    versions = [importlib.metadata.version(f"dist{n}") for n in reversed(range(24))]
+    from many import cold3, cold0
+p = lazydeps.report().packs[0]
+numbers = [frame.index for frame in p.frames]
+print(json.dumps([versions[0], versions[-1], cold0.N, p.retries, len(numbers) - len(set(numbers))]))
+"""
+    assert run(run_python, slow.ref, code) == ["1.23", "1.0", 0, 0, 0]
+
+
+def test_a_traceback_needs_no_network(run_python: RunPython, slow: Shaped) -> None:
+    """With the source gone, the error that matters is shown, without its source line and without a second error."""
+    code = f"""
+import traceback, logging
+with lazydeps.load(ref):
+    from many import fails
+os.kill({slow.process.pid}, 9)
+time.sleep(0.1)
+try:
+    fails.boom()
+except ValueError:
+    text = traceback.format_exc()
+print(json.dumps(text))
+"""
+    text = run(run_python, slow.ref, code)
+    assert text.strip().endswith("ValueError: the real error")
+    assert "FetchError" not in text
+
+
+def test_resuming_needs_only_what_is_missing(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """A store that lacks one frame needs the space of one frame, not of the whole pack."""
+    ref = f"{pack.path.as_uri()}#root={pack.root}"
+    code = """
+from lazydeps import _store
+with lazydeps.load(ref):
+    import many
+store = lazydeps.report().packs[0].store
+print(json.dumps([store, lazydeps.report().packs[0].frames_total]))
+"""
+    store, total = run(run_python, ref, code)
+    landed = Path(store, "landed")
+    content = bytearray(landed.read_bytes())
+    content[total["boot"] + 1] = 0
+    landed.write_bytes(content)
+    again = """
+from lazydeps import _store
+_store.Store.free = lambda self: 1_200_000
+with lazydeps.load(ref):
+    import many
+print(json.dumps(lazydeps.report().requests))
+"""
+    assert run(run_python, ref, again) == 1
+
+
+@pytest.mark.parametrize(
+    ("name", "damage"),
+    [
+        *((name, damage) for name in ("root", "index", "code", "landed") for damage in ("removed", "garbage")),
+        ("tree", "removed"),
+        ("parts", "removed"),
+    ],
+)
+def test_a_damaged_store_heals(run_python: RunPython, pack: Written, tmp_path: Path, name: str, damage: str) -> None:
+    """Whatever part of a store was removed or overwritten, the next start ends with the right modules."""
+    ref = f"{pack.path.as_uri()}#root={pack.root}"
+    code = """
+with lazydeps.load(ref):
+    import many
+from many import cold1
+print(json.dumps([many.m39.N, cold1.N, lazydeps.report().packs[0].store]))
+"""
+    store = Path(run(run_python, ref, code)[2])
+    part = store / name
+    if part.is_dir():
+        shutil.rmtree(part)
+    elif damage == "removed":
+        part.unlink()
+    else:
+        part.write_bytes(b"garbage!" * 5)
+    assert run(run_python, ref, code)[:2] == [39, 1]
+
+
+def test_a_program_that_dies_of_sigpipe(run_python: RunPython, pack: Written) -> None:
+    """A demand to a worker that has just ended does not kill a program that lets SIGPIPE kill it."""
+    code = """
+import signal
+signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+lazydeps.load(ref)
+import many
+time.sleep(0.5)
+from many import cold2
+print(json.dumps(cold2.N))
+"""
+    assert run(run_python, f"{pack.path.as_uri()}#root={pack.root}", code) == 2
+
+
+def test_a_signal_handler_that_imports(run_python: RunPython, slow: Shaped) -> None:
+    """An import in a signal handler, in the middle of a wait of the same thread, waits in its turn."""
+    code = """
+import signal
+seen = []
+def handler(*_):
+    from many import cold3
+    seen.append(cold3.N)
+signal.signal(signal.SIGALRM, handler)
+with lazydeps.load(ref) as loading:
+    signal.setitimer(signal.ITIMER_REAL, 0.6)
+    loading.wait()
+print(json.dumps(seen))
+"""
+    assert run(run_python, slow.ref, code) == [3]
+
+
+def test_odd_entries_in_the_path(run_python: RunPython, pack: Written) -> None:
+    """Python passes over entries of `sys.path` that are no strings, and so do we."""
+    code = """
+from pathlib import Path
+sys.path.insert(0, Path("/nowhere"))
+sys.path.insert(0, None)
+with lazydeps.load(ref):
+    import many
+print(json.dumps(many.m39.N))
+"""
+    assert run(run_python, f"{pack.path.as_uri()}#root={pack.root}", code) == 39
+
+
+@pytest.mark.parametrize("host", ["fork", "threads"])
+def test_a_source_that_trickles(run_python: RunPython, pack: Written, host: str) -> None:
+    """A load ends with its timeout, however slowly bytes still come; nothing hangs behind it."""
+    server = Shaped(pack, 100_000)
+    code = (
+        (THREADS if host == "threads" else "")
+        + """
+try:
+    with lazydeps.load(ref, timeout=1.5):
+        import many
+except lazydeps.FetchError as error:
+    print(json.dumps(str(error)))
+"""
+    )
+    try:
+        assert "within the 1.5 seconds" in run(run_python, server.ref, code)
+    finally:
+        server.close()
+
+
+def test_a_relative_directory(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """A store given by a relative path stays where it was when the program changes its folder."""
+    code = """
+loading = lazydeps.load(ref, directory="here")
+os.chdir("/")
+loading.wait()
+from many import cold0
+print(json.dumps([cold0.N, os.path.isabs(lazydeps.report().packs[0].store)]))
+"""
+    assert run(run_python, f"{pack.path.as_uri()}#root={pack.root}", code, cwd=tmp_path) == [0, True]
