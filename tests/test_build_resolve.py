@@ -107,7 +107,7 @@ def test_requested_names_come_from_every_way_to_ask(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     for name in ("one", "two", "three", "four", "not-asked", "local"):
         distribution(tree, name)
-    (tree / "local-1.dist-info" / "direct_url.json").write_text('{"url": "file:///home/me/local"}')
+    (tree / "local-1.dist-info" / "direct_url.json").write_text('{"url": "file:///projects/local"}')
     (tmp_path / "inner.txt").write_text("three>=1 \\\n  --hash=sha256:00\n")
     (tmp_path / "outer.txt").write_text("# a comment\n--index-url https://example.org\n-r inner.txt\nTwo[x]>0 # why\n")
     asked = resolve.requested_names(
@@ -240,7 +240,7 @@ def test_local_addresses_do_not_get_into_a_pack(tmp_path: Path) -> None:
     """A direct_url.json with a path of this machine goes; one that names a public archive stays."""
     distribution(tmp_path, "near", "near.py")
     distribution(tmp_path, "far", "far.py")
-    for name, url in (("near", "file:///home/me/near"), ("far", "https://example.org/far.zip")):
+    for name, url in (("near", "file:///projects/near"), ("far", "https://example.org/far.zip")):
         (tmp_path / f"{name}-1.dist-info" / "direct_url.json").write_text(json.dumps({"url": url}))
     resolve.normalise(tmp_path, drop_scripts=True)
     assert not (tmp_path / "near-1.dist-info" / "direct_url.json").exists()

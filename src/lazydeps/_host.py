@@ -69,15 +69,15 @@ class Host:
 
     def result(self) -> tuple[LazydepsError | None, dict[str, Any] | None]:
         """Return what the worker ended with: its error and its figures; no figures if it died. Call after `ended`."""
-        raise AssertionError("a host says what became of its worker")
+        raise TypeError(f"{type(self).__name__} lacks what every host has")
 
     def stop(self) -> None:
         """End the worker at once. The store stays usable."""
-        raise AssertionError("a host can end its worker")
+        raise TypeError(f"{type(self).__name__} lacks what every host has")
 
     def abandon(self) -> None:
         """Let go of everything in a process forked from the owner, and leave the worker alone."""
-        raise AssertionError("a host knows what a forked process inherits")
+        raise TypeError(f"{type(self).__name__} lacks what every host has")
 
     def _tell(self, message: bytes) -> None:
         try:

@@ -29,7 +29,7 @@ class Source:
         Args:
             timeout: seconds for connecting, and for each wait for bytes.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} lacks what every source, connection and body has")
 
 
 class Connection:
@@ -47,11 +47,11 @@ class Connection:
             FetchError: the source did not deliver. With status 412 the object is another one by now.
             ConfigError: there are no credentials, or a setting is unusable.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} lacks what every source, connection and body has")
 
     def close(self) -> None:
         """Let go of the socket or file. A later `get` opens it again."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} lacks what every source, connection and body has")
 
     def interrupt(self) -> None:
         """Make a wait for bytes in another thread end with an error. Safe to call from any thread."""
@@ -76,11 +76,11 @@ class Body:
         Raises:
             FetchError: the source stopped before the end of the body; ``retryable`` is true.
         """
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} lacks what every source, connection and body has")
 
     def close(self) -> None:
         """End the body. The connection stays open if no more than a little of the body was left."""
-        raise NotImplementedError
+        raise TypeError(f"{type(self).__name__} lacks what every source, connection and body has")
 
 
 def open_source(url: str, environ: Mapping[str, str]) -> Source:
