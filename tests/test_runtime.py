@@ -527,6 +527,13 @@ print(loading.refs[0])
     assert done.stdout.strip() == ref_of(pack)
 
 
+def test_other_archives_are_refused_by_name(run_python: RunPython, pack: Written) -> None:
+    """A reference to a zip or a tar.gz says what to do instead."""
+    error = failure(run_python, f"file:///deps/libs.zip#sha256={'0' * 64}")
+    assert error["type"] == "ConfigError"
+    assert "--from-dir" in error["message"]
+
+
 def test_another_pack_at_the_address_is_refused(run_python: RunPython, pack: Written) -> None:
     """A root that is not the pinned one is refused before anything is written."""
     other = f"{pack.path.as_uri()}#root=sha256:{'ab' * 32}"
