@@ -419,7 +419,7 @@ def _pin(ref: Ref, source: Source, config: Config) -> Ref:
     """Return the reference with the root that the source holds now, if that is allowed."""
     if ref.sha256 is not None:
         raise ConfigError(
-            f"{ref.url} is pinned as an archive (#sha256=…), and this version loads packs only. Make a pack of the same "
+            f"{ref.url} is pinned as an archive (#sha256=…), and this version loads packs only. Pack the same "
             "folder with `lazydeps pack --from-dir`, and use the reference that it prints."
         )
     if not config.allow_unpinned:
