@@ -159,6 +159,22 @@ print(json.dumps([alpha.READ, p.host, coldtop.part.Z, len([t for t in threading.
     assert run(run_python, pack, code) == ["read during import", "threads", 3, 0]
 
 
+def test_a_host_that_has_ended_takes_late_calls(run_python: RunPython, pack: Written) -> None:
+    """A thread that still holds a host when its worker has ended may ask it and wait for it: nothing happens."""
+    code = """
+from lazydeps import _runtime
+lazydeps.load(lazydeps_ref)
+(session,) = _runtime._sessions.values()
+host = session._host
+lazydeps.wait()
+host.demand(0, 1)
+host.wait(0.01)
+host.abandon()
+print(json.dumps(host.ended))
+"""
+    assert run(run_python, pack, code) is True
+
+
 def test_a_worker_that_dies_is_replaced(run_python: RunPython, pack: Written) -> None:
     """The owner notices at once that its child was killed, and does the work itself."""
     code = """

@@ -88,7 +88,9 @@ class Host:
 
     def _is_own(self, handle: int) -> bool:
         """Whether a descriptor is still what we opened. Some programs close what is not theirs."""
-        return _identity(handle) == self._own[handle]
+        found = _identity(handle)
+        # `get`: another thread may still hold this host when its worker has ended and everything is closed.
+        return found is not None and found == self._own.get(handle)
 
     def _close(self) -> None:
         for handle in self._own:
