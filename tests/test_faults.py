@@ -10,11 +10,20 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 from support_packs import pack_tree, write_tree
+
+from lazydeps import FetchError
+from lazydeps._config import Config
+from lazydeps._fetch import read_exactly
+from lazydeps._ref import Ref
+from lazydeps._sources import open_source
+from lazydeps._store import Store
+from lazydeps._worker import Request, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -154,19 +163,25 @@ def run(run_python: RunPython, ref: str, code: str, **options: Any) -> Any:
     return json.loads(run_python(body, timeout=30, **options).stdout.splitlines()[-1])
 
 
-def test_demands_while_the_stream_runs(run_python: RunPython, slow: Shaped) -> None:
+@pytest.mark.parametrize("connections", ["1", "6"])
+def test_demands_while_the_stream_runs(run_python: RunPython, slow: Shaped, connections: str) -> None:
     """Asking for frames that are on their way, or in a queued request, neither fails nor fetches anything twice."""
     code = """
-import importlib.metadata
-with lazydeps.load(ref):
+import importlib.metadata, pkgutil
+with lazydeps.load(ref) as loading:
     import many.m0
+    # From the middle of what one request would bring: it is left with a hole.
+    assert len(pkgutil.get_data("many", "data12.bin")) == 100_000
+    if os.environ["LAZYDEPS_CONNECTIONS"] == "1":
+        loading.wait()
     versions = [importlib.metadata.version(f"dist{n}") for n in reversed(range(24))]
     from many import cold3, cold0
 p = lazydeps.report().packs[0]
 numbers = [frame.index for frame in p.frames]
 print(json.dumps([versions[0], versions[-1], cold0.N, p.retries, len(numbers) - len(set(numbers))]))
 """
-    assert run(run_python, slow.ref, code) == ["1.23", "1.0", 0, 0, 0]
+    found = run(run_python, slow.ref, code, environ={"LAZYDEPS_CONNECTIONS": connections})
+    assert found == ["1.23", "1.0", 0, 0, 0]
 
 
 def test_a_traceback_needs_no_network(run_python: RunPython, slow: Shaped) -> None:
@@ -303,6 +318,37 @@ except lazydeps.FetchError as error:
         assert "within the 1.5 seconds" in run(run_python, server.ref, code)
     finally:
         server.close()
+
+
+def test_a_read_asks_whether_there_is_a_point_in_it(pack: Written) -> None:
+    """Reading a frame can be ended from outside before each wait for bytes, not only when all of it has come."""
+    connection = open_source(pack.path.as_uri(), {}).connect(timeout=1)
+    view = memoryview(bytearray(1000))
+
+    def give_up() -> None:
+        raise FetchError("too slow")
+
+    with pytest.raises(FetchError, match="too slow"):
+        read_exactly(connection.get(0, 1000), view, give_up)
+    assert bytes(view) == bytes(1000)
+    read_exactly(connection.get(0, 1000), view)
+    assert bytes(view) == pack.path.read_bytes()[:1000]
+    connection.close()
+
+
+def test_a_request_with_holes_is_cut(pack: Written, tmp_path: Path) -> None:
+    """One GET brings neighbours: a request from which others took frames keeps its first run and queues the rest."""
+    ref = Ref.parse(f"{pack.path.as_uri()}#root={pack.root}")
+    store = Store(str(tmp_path), bytes(32))
+    worker = Worker(ref=ref, source=open_source(ref.url, {}), store=store, config=Config())
+    worker._flying = {3}
+    request = Request(None, deque([1, 2, 3, 4, 6]))
+    worker._trim(request)
+    assert list(request.frames) == [1, 2]
+    assert [list(queued.frames) for queued in worker._queue] == [[4, 6]]
+    assert worker._flying == {1, 2, 3}
+    worker._trim(worker._queue.popleft())
+    assert [list(queued.frames) for queued in worker._queue] == [[6]]
 
 
 def test_a_relative_directory(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
