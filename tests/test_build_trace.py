@@ -369,7 +369,7 @@ def test_a_trace_survives_its_file(tmp_path: Path) -> None:
     TRACE.save(tmp_path / "t.json")
     assert Trace.load(tmp_path / "t.json") == TRACE
     document = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
-    assert list(document) == sorted(document) == ["absent", "arch", "how", "lazydeps_trace", "order", "python"]
+    assert list(document) == sorted(document) == ["absent", "arch", "how", "lazydeps_trace", "order", "python", "stdlib"]
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections import deque
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,12 +17,8 @@ import pytest
 from support_packs import pack_tree, write_tree
 
 from lazydeps import FetchError
-from lazydeps._config import Config
 from lazydeps._fetch import read_exactly
-from lazydeps._ref import Ref
 from lazydeps._sources import open_source
-from lazydeps._store import Store
-from lazydeps._worker import Request, Worker
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -334,21 +329,6 @@ def test_a_read_asks_whether_there_is_a_point_in_it(pack: Written) -> None:
     read_exactly(connection.get(0, 1000), view)
     assert bytes(view) == pack.path.read_bytes()[:1000]
     connection.close()
-
-
-def test_a_request_with_holes_is_cut(pack: Written, tmp_path: Path) -> None:
-    """One GET brings neighbours: a request from which others took frames keeps its first run and queues the rest."""
-    ref = Ref.parse(f"{pack.path.as_uri()}#root={pack.root}")
-    store = Store(str(tmp_path), bytes(32))
-    worker = Worker(ref=ref, source=open_source(ref.url, {}), store=store, config=Config())
-    worker._flying = {3}
-    request = Request(None, deque([1, 2, 3, 4, 6]))
-    worker._trim(request)
-    assert list(request.frames) == [1, 2]
-    assert [list(queued.frames) for queued in worker._queue] == [[4, 6]]
-    assert worker._flying == {1, 2, 3}
-    worker._trim(worker._queue.popleft())
-    assert [list(queued.frames) for queued in worker._queue] == [[6]]
 
 
 def test_a_relative_directory(run_python: RunPython, pack: Written, tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ LAYERS = [
     {"_ref", "_config", "events"},
     {"_pack", "_sources"},
     {"_store", "_fetch", "_target"},
+    {"_plan"},
     {"_worker"},
     {"_host", "_finder", "_metadata"},
     {"_session", "_lazy"},
@@ -29,7 +30,7 @@ LAYERS = [
 count as little as they cost."""
 
 ALLOWED = {
-    "__future__", "_bisect", "_thread", "itertools", "lazydeps", "sys", "os", "time", "errno", "stat", "types",
+    "__future__", "_bisect", "_thread", "itertools", "lazydeps", "sys", "os", "time", "errno", "stat", "types", "gc",
 }  # fmt: skip
 """What ``import lazydeps`` may add to a bare interpreter, and nothing else."""
 

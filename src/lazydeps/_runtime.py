@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -26,22 +27,32 @@ class Loading:
 
     On leaving the block normally, the boot and data sets are in place and no child process or thread is left over.
     On leaving it by an exception, the workers are ended; what has landed stays and is found by the next start.
+    Inside the block the garbage collector rests: imports make hundreds of thousands of objects and hardly any garbage.
     """
 
     def __init__(self, sessions: tuple[Session, ...]) -> None:
         self._sessions = sessions
+        self._collected = False
 
     def __enter__(self) -> Loading:
+        # Without packs the block is the user's own business.
+        self._collected = bool(self._sessions) and gc.isenabled()
+        if self._collected:
+            gc.disable()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
-            self.wait()
-        else:
-            for session in self._sessions:
-                session.stop()
+        try:
+            if kind is None:
+                self.wait()
+            else:
+                for session in self._sessions:
+                    session.stop()
+        finally:
+            if self._collected:
+                _collect_again()
 
     def wait(self, *, complete: bool = False) -> None:
         """Wait for these packs; see `lazydeps.wait`."""
@@ -153,6 +164,18 @@ def lazy(name: str) -> ModuleType:
     from ._lazy import LazyModule
 
     return LazyModule(name)
+
+
+def _collect_again() -> None:
+    """Switch the collector on, and spare it the walk over everything that was imported meanwhile.
+
+    The young objects would all be visited at the next allocation. Frozen and thawed at once, they stand among the old
+    ones, where the next full collection finds them, without one of them having been looked at.
+    """
+    if not gc.get_freeze_count():  # else thawing would undo what somebody froze on purpose
+        gc.freeze()
+        gc.unfreeze()
+    gc.enable()
 
 
 def _place() -> int:

@@ -9,30 +9,29 @@ from __future__ import annotations
 import os
 import time
 from _thread import allocate_lock, get_ident
-from collections import deque
 
 from ._fetch import fetch_head, new_decompressor, read_exactly, unpack, unpack_index
-from ._pack import SKIPPABLE_HEADER, Root, Section
+from ._pack import SKIPPABLE_HEADER, Root
+from ._plan import INDEX, Early, Plan, early_ranges
 from ._store import Landing, Store, check_space
 from ._target import check_host
-from .errors import FetchError, IntegrityError, LazydepsError
+from .errors import FetchError, IntegrityError, LazydepsError, PackFormatError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
+    from threading import Thread
     from typing import Any, TypeVar
 
     from ._config import Config
     from ._fetch import Decompress, Head
+    from ._pack import Frame, Section
+    from ._plan import Request
     from ._ref import Ref
     from ._sources import Body, Connection, Source
 
     Result = TypeVar("Result")
 
-GROWTH = ((4, 1 << 20), (2, 2 << 20), (2, 4 << 20))
-"""How many requests of which size (bytes) follow the first one: small ones, so that the frames needed first are not
-held up by those needed later, then `LARGEST` ones, so that a start makes few requests."""
-LARGEST = 8 << 20
 ATTEMPTS = 5
 """How often a request is sent before its failure is final."""
 PAUSE = 2.0
@@ -41,8 +40,8 @@ LOCK_SECONDS = 120.0
 """How long a worker waits for another process that is landing the same pack."""
 FRAME_SECONDS = 20.0
 """How long one frame may take to come: a source that trickles is as good as none."""
-INDEX, ROOT = -1, -2
-"""Stand for the index and the root where frames are named."""
+ROOT = -2
+"""Stands for the root where frames are numbered."""
 _threads: set[int] = set()
 
 
@@ -61,18 +60,6 @@ class Stats:
     def as_dict(self) -> dict[str, Any]:
         """Return everything as JSON values."""
         return dict(vars(self))
-
-
-class Request:
-    """A run of neighbouring frames, or the index, that one ranged GET brings."""
-
-    __slots__ = ("frames", "section")
-
-    def __init__(self, section: Section | None, frames: deque[int]) -> None:
-        self.section = section
-        """None: the index."""
-        self.frames = frames
-        """What is still to come."""
 
 
 class Worker:
@@ -112,16 +99,16 @@ class Worker:
         self._complete = complete
         self._etag: str | None = None
         self._root: Root
-        self._rest: Section | None = None
+        self._plan: Plan | None = None
         self._landing: Landing
-        self._queue: deque[Request] = deque()
         self._active = 0
+        """How many connections are bringing something."""
         self._error: BaseException | None = None
         self._stopped = False
         self._refetched: set[int] = set()
-        self._flying: set[int] = set()
-        """Frames that a connection has asked for and that have not landed."""
+        self._early: list[Early] = []
         self._connections: list[Connection] = []
+        self._threads: list[Thread] = []
         self._attempts = ATTEMPTS if within is None else 1
         seconds = config.timeout if within is None else within
         self._deadline = None if seconds is None else time.monotonic() + seconds
@@ -145,16 +132,24 @@ class Worker:
         with self._phase("lock"):
             self._take_lock()
         try:
-            with self._phase("root"):
-                connection, head = self._obtain_root()
-            self._landing = Landing(store, self._root, allocate_lock())
             try:
+                with self._phase("root"):
+                    connection, head = self._obtain_root()
+                self._landing = Landing(store, self._root, allocate_lock())
                 self._wake()
-                self._stream(connection, head)
+                with self._phase("frames"):
+                    self._stream(connection, head)
                 if self._complete:
                     self._landing.write_plain_bytecode()
+            except BaseException as error:
+                self._fail(error)
+                self._interrupt()
+                raise
             finally:
-                self._landing.close()
+                for thread in self._threads:
+                    thread.join()
+                if self._plan is not None:
+                    self._landing.close()
         finally:
             store.unlock()
 
@@ -163,8 +158,20 @@ class Worker:
         with self._changed:
             self._stopped = True
             self._changed.notify_all()
+        self._interrupt()
+
+    def _interrupt(self) -> None:
         for connection in tuple(self._connections):
             connection.interrupt()
+
+    def _fail(self, error: BaseException) -> None:
+        """Let every thread know that it is over."""
+        with self._changed:
+            self._error = self._error or error
+            self._changed.notify_all()
+
+    def _over(self) -> bool:
+        return self._stopped or self._error is not None
 
     def _connect(self) -> Connection:
         connection = self._source.connect(timeout=self._socket_timeout)
@@ -174,17 +181,20 @@ class Worker:
     def demand(self, first: int, stop: int) -> None:
         """Bring these frames (or `INDEX`) before anything that has not been requested yet."""
         with self._changed:
-            if self._rest is None:
-                # The index names the cold frames, so whoever asks for some has read it, or asks for it.
-                for request in list(self._queue):
-                    if request.section is None:
-                        self._queue.remove(request)
-                        self._queue.appendleft(request)
-            elif first >= 0:
-                self._queue.extendleft(reversed(self._plan(self._rest, self._store.missing(range(first, stop)))))
+            if self._plan is not None:
+                self._plan.demand(first, stop)
             self._changed.notify_all()
 
     # -- before the stream
+
+    def _start_threads(self, earlies: Sequence[Early | None]) -> None:
+        """Start a thread with a connection of its own for each of these; None: one that begins with the queue."""
+        from threading import Thread
+
+        for early in earlies:
+            thread = Thread(target=self._connection_loop, args=(None, early), daemon=True)
+            self._threads.append(thread)
+            thread.start()
 
     def _take_lock(self) -> None:
         waited = time.monotonic()
@@ -205,6 +215,9 @@ class Worker:
         connection = head = None
         if root is None:
             connection = self._connect()
+            if self._only is None:
+                self._early = early_ranges(self._config.connections)
+                self._start_threads(self._early)
             head = self._retrying(lambda: self._fetch_head(connection))
             root = Root(head.content, limits=limits)
             check_host(root)
@@ -245,189 +258,208 @@ class Worker:
     # -- the stream
 
     def _stream(self, connection: Connection | None, head: Head | None) -> None:
-        boot = self._root.boot
         rest = self._store.read_index(self._root)
-        with self._phase("frames"):
-            first: Request | None = None
-            missing = self._store.missing(range(len(boot))) if self._only is None else []
-            if head is not None:
-                # What the first request still holds are the first boot frames, as far as they came whole.
-                covered = deque(n for n in range(len(boot)) if boot.starts[n + 1] <= head.stop)
-                if covered and missing[: len(covered)] == list(covered):
-                    missing = missing[len(covered) :]
-                    first = Request(boot, covered)
-                else:
-                    head.body.close()
-            with self._changed:
-                self._queue.extend(self._plan(boot, missing))
-                if rest is None:
-                    self._queue.append(Request(None, deque((INDEX,))))
-                else:
-                    rest.validate(self._config.limits)
-                    self._take_index(rest)
-                if first is not None:
-                    self._active += 1
-                    self._flying.update(first.frames)
-            from threading import Thread
-
-            helpers = min(self._config.connections, len(self._queue) + 4) - 1
-            if self._only is not None:
-                helpers = 0
-            threads = [Thread(target=self._connection_loop, daemon=True) for _ in range(helpers)]
-            for thread in threads:
-                thread.start()
-            self._connection_loop(connection, first, head.body if first is not None and head is not None else None)
-            for thread in threads:
-                thread.join()
+        if rest is not None:
+            rest.validate(self._config.limits)
+        first = None
+        if head is not None:
+            # What the first request still holds is an early range like the others, of which some may lie beyond the
+            # end of the pack, or be contained in a first request that had to be longer.
+            first = Early(SKIPPABLE_HEADER + len(head.content), head.stop)
+            for other in self._early:
+                other.open = head.stop <= other.start < head.body.total
+        early = self._early if first is None else [first, *self._early]
+        with self._changed:
+            self._plan = plan = Plan(
+                self._root, rest, missing=self._store.missing, only=self._only, complete=self._complete, early=early
+            )
+            self._active += sum(one.open for one in early)
+            self._changed.notify_all()
+        if self._only is None and not self._threads:
+            self._start_threads([None] * (min(self._config.connections, len(plan) + 4) - 1))
+        self._connection_loop(connection, first, None if head is None else head.body)
+        for thread in self._threads:
+            thread.join()
         if self._error is not None:
             raise self._error
         if self._stopped:
             raise LazydepsError("the load was stopped before it had finished.")
 
-    def _plan(self, section: Section, frames: Sequence[int]) -> list[Request]:
-        """Group missing frames into requests: neighbours together, small requests first where imports wait."""
-        requests: list[Request] = []
-        sizes = [size for count, size in GROWTH for _ in range(count)] if section is self._root.boot else []
-        room = 0
-        for number in frames:
-            packed = section.packed[number - section.first]
-            if requests and requests[-1].frames[-1] == number - 1 and packed <= room:
-                requests[-1].frames.append(number)
-                room -= packed
-            else:
-                requests.append(Request(section, deque((number,))))
-                room = (sizes[len(requests) - 1] if len(requests) <= len(sizes) else LARGEST) - packed
-        return requests
-
-    def _take_index(self, rest: Section) -> None:
-        """Queue what the index makes known. Called with the condition held."""
-        self._rest = rest
-        if self._only is not None:
-            wanted: Iterable[int] = self._only
-        else:
-            wanted = range(len(self._root.boot), self._root.frames if self._complete else self._root.data_stop)
-        self._queue.extend(self._plan(rest, self._store.missing(wanted)))
-        self._changed.notify_all()
-
     def _connection_loop(
-        self, connection: Connection | None = None, request: Request | None = None, body: Body | None = None
+        self, connection: Connection | None = None, early: Early | None = None, body: Body | None = None
     ) -> None:
         with WorkerThread():
             try:
                 if connection is None:
                     connection = self._connect()
+                if early is not None and body is None:
+                    body = self._ask_early(connection, early)
+                plan = self._await_plan()
+                if plan is None:
+                    return
                 decompress = new_decompressor()
+                if early is not None and early.open:
+                    self._serve_early(plan, connection, early, decompress, body)
                 while True:
+                    request = self._next(plan)
                     if request is None:
-                        request = self._next()
-                        if request is None:
-                            break
-                    self._serve(connection, request, decompress, body)
-                    request = body = None
+                        break
+                    self._serve(connection, request, decompress)
                     with self._changed:
                         self._active -= 1
                         self._changed.notify_all()
             except BaseException as error:
-                with self._changed:
-                    self._error = self._error or error
-                    self._changed.notify_all()
+                self._fail(error)
             finally:
                 if connection is not None:
                     connection.close()
 
-    def _next(self) -> Request | None:
+    def _await_plan(self) -> Plan | None:
+        with self._changed:
+            while self._plan is None and not self._over():
+                self._changed.wait()
+            return None if self._over() else self._plan
+
+    def _next(self, plan: Plan) -> Request | None:
         """Return the next request, or None when there will be no more."""
         with self._changed:
-            while not (self._error or self._stopped):
-                while self._queue:
-                    request = self._queue.popleft()
-                    if request.section is not None:
-                        self._trim(request)
-                    if request.frames:
-                        self._active += 1
-                        return request
+            while not self._over():
+                request = plan.take()
+                if request is not None:
+                    self._active += 1
+                    return request
                 if not self._active:
                     break
                 self._changed.wait()
             self._changed.notify_all()
             return None
 
-    def _trim(self, request: Request) -> None:
-        """Leave in a request the first run of neighbours that nobody has brought or is bringing; queue what follows.
+    def _ask_early(self, connection: Connection, early: Early) -> Body | None:
+        """Send an early request and return its answer, or None if there is none that is of use."""
+        try:
+            body = connection.get(early.start, early.stop)
+        except LazydepsError:
+            return None  # it lies beyond the pack's end; or the first request meets the same trouble and tells of it
+        self._count(body)
+        return body
 
-        A demand may have taken frames out of its middle, and one GET brings neighbours only.
-        """
-        frames = [number for number in self._store.missing(request.frames) if number not in self._flying]
-        run = next((at for at, number in enumerate(frames) if number != frames[0] + at), len(frames))
-        if run < len(frames):
-            self._queue.appendleft(Request(request.section, deque(frames[run:])))
-        request.frames = deque(frames[:run])
-        self._flying.update(request.frames)
-
-    def _serve(
-        self,
-        connection: Connection,
-        request: Request,
-        decompress: Decompress,
-        body: Body | None,
+    def _serve_early(
+        self, plan: Plan, connection: Connection, early: Early, decompress: Decompress, body: Body | None
     ) -> None:
+        """Land what an early request brings. What it does not is queued like the rest."""
+        try:
+            if body is not None and body.etag == self._etag:
+                self._receive_early(plan, early, decompress, body)
+                body.close()
+        except (FetchError, PackFormatError):
+            connection.close()
+        except BaseException:
+            connection.close()
+            raise
+        finally:
+            with self._changed:
+                plan.close(early)
+                self._active -= 1
+                self._changed.notify_all()
+
+    def _receive_early(self, plan: Plan, early: Early, decompress: Decompress, body: Body) -> None:
+        def wait_for_index() -> None:
+            with self._changed:
+                while plan.rest is None and not self._over():
+                    self._changed.wait()
+
+        requested = time.monotonic()
+        at = early.start
+        for number, begin, end in plan.contents(early, wait_for_index):
+            low, high = max(begin, at), min(end, early.stop)
+            data = memoryview(bytearray(high - at))
+            read_exactly(body, data, self._patience())
+            received = time.monotonic()
+            self._count_bytes(high - low)
+            packed, at = data[low - at :], high
+            with self._changed:
+                if not plan.expects(number):
+                    continue
+                if len(packed) < end - begin:
+                    joined = plan.join(number, end - begin, low - begin, packed)
+                    if joined is None:
+                        continue
+                    packed = memoryview(joined)
+                plan.received(number)
+            try:
+                if number == INDEX:
+                    self._land_index(plan, decompress, packed)
+                else:
+                    section = plan.section_of(number)
+                    self._land_frame(plan, section, section.frame(number), decompress, packed, (requested, received))
+            except FetchError:  # it came damaged
+                with self._changed:
+                    plan.give_back(number)
+                raise
+
+    def _serve(self, connection: Connection, request: Request, decompress: Decompress) -> None:
         """Bring everything a request names, again where the source fails in a way that may pass."""
 
         def attempt() -> None:
-            nonlocal body
-            opened, body = body, None
             try:
-                if request.section is None:
-                    self._serve_index(connection, decompress)
-                else:
-                    self._serve_frames(connection, request, request.section, decompress, opened)
+                self._receive(connection, request, decompress)
             except BaseException:
                 connection.close()
                 raise
 
         self._retrying(attempt)
 
-    def _serve_frames(
-        self,
-        connection: Connection,
-        request: Request,
-        section: Section,
-        decompress: Decompress,
-        body: Body | None,
-    ) -> None:
+    def _receive(self, connection: Connection, request: Request, decompress: Decompress) -> None:
+        plan = self._plan
+        assert plan is not None
         requested = time.monotonic()
-        frames = [section.frame(number) for number in request.frames]
-        if body is None:
-            body = connection.get(frames[0].start, frames[-1].start + frames[-1].packed, etag=self._etag)
-            self._count(body)
-        buffer = memoryview(bytearray(max(frame.packed for frame in frames)))
+        frames = [request.section.frame(number) for number in request.frames]
+        index_start, index_stop = self._root.index_span
+        start = frames[0].start if frames else index_start
+        stop = index_stop if request.index else frames[-1].start + frames[-1].packed
+        body = connection.get(start, stop, etag=self._etag)
+        self._count(body)
+        buffer = memoryview(bytearray(max((frame.packed for frame in frames), default=0)))
         for frame in frames:
             packed = buffer[: frame.packed]
             read_exactly(body, packed, self._patience())
             self._count_bytes(frame.packed)
-            received = time.monotonic()
-            self._once_more(frame.number, frame.check, packed)
-            self._landing.land(section, frame.number, memoryview(unpack(decompress, packed, frame)))
-            self._flying.discard(request.frames.popleft())
-            self.stats.frames.append((frame.number, requested, received, time.monotonic()))
-            self._wake()
+            self._land_frame(plan, request.section, frame, decompress, packed, (requested, time.monotonic()))
+            request.frames.popleft()
+        if request.index:
+            # Behind the frames comes the head of the skippable frame, then its content.
+            packed = memoryview(bytearray(stop - (frames[-1].start + frames[-1].packed if frames else start)))
+            read_exactly(body, packed, self._patience())
+            self._count_bytes(len(packed))
+            self._land_index(plan, decompress, packed[-(index_stop - index_start) :])
+            request.index = False
         body.close()
 
-    def _serve_index(self, connection: Connection, decompress: Decompress) -> None:
-        start, stop = self._root.index_span
-        body = connection.get(start, stop, etag=self._etag)
-        self._count(body)
-        packed = memoryview(bytearray(stop - start))
-        read_exactly(body, packed, self._patience())
-        body.close()
-        self._count_bytes(stop - start)
+    def _land_frame(
+        self,
+        plan: Plan,
+        section: Section,
+        frame: Frame,
+        decompress: Decompress,
+        packed: memoryview,
+        times: tuple[float, float],
+    ) -> None:
+        self._once_more(frame.number, frame.check, packed)
+        self._landing.land(section, frame.number, memoryview(unpack(decompress, packed, frame)))
+        with self._changed:
+            plan.landed(frame.number)
+            self.stats.frames.append((frame.number, *times, time.monotonic()))
+        self._wake()
+
+    def _land_index(self, plan: Plan, decompress: Decompress, packed: memoryview) -> None:
         self._once_more(INDEX, self._root.check_index, packed)
         text = unpack_index(self._root, packed, decompress)
         rest = self._root.read_index(text)
         rest.validate(self._config.limits)
         self._store.write_index(text)
         with self._changed:
-            self._take_index(rest)
+            plan.add_index(rest)
+            self._changed.notify_all()
         self._wake()
 
     def _once_more(self, what: int, check: Callable[..., Result], *args: Any) -> Result:
@@ -451,7 +483,7 @@ class Worker:
         end = time.monotonic() + FRAME_SECONDS
 
         def check() -> None:
-            if self._stopped or self._error:
+            if self._over():
                 raise FetchError("the load was stopped.", url=self._source.url)
             if time.monotonic() > end or self._left() <= 0:
                 raise FetchError(
@@ -489,13 +521,7 @@ class Worker:
                 tries += 1
                 # Full jitter, so that a thousand sandboxes that failed together do not come back together.
                 pause = max(min(error.retry_after or 0.0, PAUSE), min(PAUSE, 0.05 * 2**tries) * _random())
-                if (
-                    not error.retryable
-                    or tries >= self._attempts
-                    or pause > self._left()
-                    or self._stopped
-                    or self._error
-                ):
+                if not error.retryable or tries >= self._attempts or pause > self._left() or self._over():
                     raise
                 self.stats.retries += 1
                 time.sleep(pause)

@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 ARCHITECTURES = ("x86_64", "arm64")
 DEFAULT_LEVEL = 12
 """zstd level; 19 packs a few per cent smaller at a fifth of the speed."""
+PATCH_STDLIB = frozenset({"eventlet", "gevent"})
+"""Distributions that replace parts of the standard library and want to do so before others import it."""
 PHASES = ("install", "compile", "trace", "write")
 """The phases that an observer is told about, in order."""
 
@@ -191,6 +193,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             target=target,
             distributions=distributions,
             absent=trace.absent,
+            stdlib=() if PATCH_STDLIB & distributions.keys() else trace.stdlib,
             level=options.level,
             jobs=options.jobs,
             on_progress=clock.observer.progress,

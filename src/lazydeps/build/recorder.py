@@ -4,19 +4,19 @@ Standard library only, because it runs in the target's interpreter, where nothin
 what Python sees: a file that C code opens by itself is not in the recording, except for the shared objects that
 `/proc/self/maps` shows.
 
-Runs as ``python -S -s -P recorder.py CONFIG.json`` and writes a raw recording to the file that the configuration
-names. Entries are ``[kind, path]``: "module" (a source path, noted as its bytecode is read), "extension", "file"
-(data or library) and "mapped" (a shared object that appeared in memory without Python having been asked).
+Runs as ``python -S -s -P recorder.py CONFIG``, a marshalled table, and writes a raw recording as JSON to the file that
+the table names. Entries are ``[kind, path]``: "module" (a source path, noted as its bytecode is read), "extension",
+"file" (data or library) and "mapped" (a shared object that appeared in memory without Python having been asked).
 """
 
 from __future__ import annotations
 
+# Nothing else here: what this file imports, it cannot see the program import. The builtins cost nothing to anybody.
 import _thread
-import json
+import marshal
 import os
 import sys
-import traceback
-from importlib.machinery import EXTENSION_SUFFIXES
+from _imp import extension_suffixes
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _FROZEN = ("_frozen_importlib", "_frozen_importlib_external")
 _IMPORTLIB = (*_FROZEN, "importlib._bootstrap", "importlib._bootstrap_external")
 """The import system's names, before and after `importlib` itself has been imported."""
 _MODULE_SUFFIXES = (".py", ".pyc")
+_EXTENSION_SUFFIXES = tuple(extension_suffixes())
 _CACHE = f"{os.sep}__pycache__{os.sep}"
 
 
@@ -76,7 +77,7 @@ class Recorder:
                 # importlib lists each package's folder to know what is in it; the runtime has an index for that.
                 if frame.f_globals.get("__name__") not in _IMPORTLIB:
                     for name in self.folders[path]:
-                        if not name.endswith((*_MODULE_SUFFIXES, *EXTENSION_SUFFIXES)):
+                        if not name.endswith((*_MODULE_SUFFIXES, *_EXTENSION_SUFFIXES)):
                             self._before_module("file", os.path.join(path, name), frame)
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: object = None) -> None:
@@ -189,7 +190,7 @@ class Recorder:
 
     def absent(self) -> list[str]:
         """Return the places that were looked at and hold no module in any form."""
-        suffixes = (*_MODULE_SUFFIXES, *EXTENSION_SUFFIXES)
+        suffixes = (*_MODULE_SUFFIXES, *_EXTENSION_SUFFIXES)
         return sorted(
             base
             for base in self.misses
@@ -205,7 +206,20 @@ def _run_main(source: str | bytes, filename: str) -> None:
     exec(compile(source, filename, "exec"), main.__dict__)  # noqa: S102 (running the user's program is the task)
 
 
+def _stdlib_imported(before: frozenset[str]) -> list[str]:
+    """Return the standard library's modules that the program has imported, in the order in which it began to."""
+    return [
+        name
+        for name, module in list(sys.modules.items())
+        if name not in before
+        and name.partition(".")[0] in sys.stdlib_module_names
+        and getattr(module, "__spec__", None) is not None
+    ]
+
+
 def _last_lines(error: BaseException) -> str:
+    import traceback
+
     where = error.__traceback__
     while where is not None and where.tb_frame.f_code.co_filename == __file__:
         where = where.tb_next  # our own frames say nothing to whoever wrote what comes after them
@@ -214,15 +228,17 @@ def _last_lines(error: BaseException) -> str:
 
 def main() -> None:
     """Run what the configuration says and write the recording."""
-    with open(sys.argv[1], encoding="utf-8") as stream:
-        config = json.load(stream)
+    with open(sys.argv[1], "rb") as settings:
+        config = marshal.load(settings)  # noqa: S302 - written by our parent
     sys.path[:] = [entry for entry in sys.path if entry] + [config["tree"]]
     sys.argv[:] = [config["script"] or "-c"]
     recorder = Recorder(config["tree"])
+    before = frozenset(sys.modules)
     sys.meta_path.insert(0, recorder)
     sys.addaudithook(recorder.audit)
     failed: dict[str, str] = {}
-    fatal = ""
+    crashes: dict[str, BaseException] = {}
+    """By module; the program itself under no name. Put into words at the end: `traceback` imports half a library."""
     try:
         for name in config["modules"]:
             with open(config["current"], "w", encoding="utf-8") as stream:
@@ -230,7 +246,7 @@ def main() -> None:
             try:
                 __import__(name)
             except Exception as error:  # a module may raise anything; it is reported
-                failed[name] = _last_lines(error)
+                crashes[name] = error
             except SystemExit as error:
                 failed[name] = f"SystemExit: {error.code}"
         for statement in config["statements"]:
@@ -241,12 +257,25 @@ def main() -> None:
                 _run_main(script.read(), config["script"])
     except SystemExit as error:
         if error.code not in (None, 0):
-            fatal = f"SystemExit: {error.code}"
+            failed[""] = f"SystemExit: {error.code}"
     except BaseException as error:  # reported to the parent, which raises its own
-        fatal = _last_lines(error)
+        crashes[""] = error
     recorder.look_at_memory()
+    stdlib = _stdlib_imported(before)
+    failed.update((name, _last_lines(error)) for name, error in crashes.items())
+    import json
+
     with open(config["out"], "w", encoding="utf-8") as stream:
-        json.dump({"entries": recorder.entries, "absent": recorder.absent(), "failed": failed, "fatal": fatal}, stream)
+        json.dump(
+            {
+                "entries": recorder.entries,
+                "absent": recorder.absent(),
+                "stdlib": stdlib,
+                "fatal": failed.pop("", ""),
+                "failed": failed,
+            },
+            stream,
+        )
     # Not a normal exit: threads and exit handlers of what was imported have nothing to say any more, and may hang.
     os._exit(0)
 

@@ -13,6 +13,7 @@ The libraries that ELF files need are not recorded: `sets.py` computes them from
 from __future__ import annotations
 
 import json
+import marshal
 import os
 import re
 import signal
@@ -58,6 +59,8 @@ class Trace:
     """The files, in the order in which they have to be there."""
     absent: tuple[str, ...]
     """Places where modules were looked for in vain: posix paths without a suffix, sorted."""
+    stdlib: tuple[str, ...] = ()
+    """Modules of the standard library that were imported, in order; empty in traces of before they were recorded."""
 
     def to_json(self) -> str:
         """Return the document as text, with sorted keys and one entry a line."""
@@ -68,6 +71,7 @@ class Trace:
             "how": list(self.how),
             "order": list(self.order),
             "absent": list(self.absent),
+            "stdlib": list(self.stdlib),
         }
         return json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
@@ -110,6 +114,7 @@ class Trace:
             how=_strings(document, "how", path),
             order=_paths(document, "order", path),
             absent=_paths(document, "absent", path),
+            stdlib=_strings({"stdlib": [], **document}, "stdlib", path),
         )
 
 
@@ -193,6 +198,7 @@ def record(
         how=tuple(how),
         order=_order(raw["entries"], elf),
         absent=tuple(path.replace(os.sep, "/") for path in raw["absent"]),
+        stdlib=tuple(raw["stdlib"]),
     )
     return Recording(trace, failed)
 
@@ -271,8 +277,8 @@ def _run(
         folder.mkdir(exist_ok=True)
     for file in (out, current):
         file.unlink(missing_ok=True)
-    settings.write_text(
-        json.dumps(
+    settings.write_bytes(
+        marshal.dumps(
             {
                 "tree": str(tree.resolve()),
                 "modules": list(modules),
@@ -280,9 +286,9 @@ def _run(
                 "script": None if script is None else str(script.resolve()),
                 "out": str(out),
                 "current": str(current),
-            }
-        ),
-        encoding="utf-8",
+            },
+            2,  # a version that every target reads
+        )
     )
     own = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(home))
     try:

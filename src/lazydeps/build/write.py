@@ -117,6 +117,7 @@ def write_pack(
     target: Target,
     distributions: Mapping[str, str],
     absent: Sequence[str] = (),
+    stdlib: Sequence[str] = (),
     level: int,
     jobs: int | None = None,
     epoch: int | None = None,
@@ -133,6 +134,7 @@ def write_pack(
         target: whom the pack is for.
         distributions: name to version.
         absent: module paths without suffix that the recorded import looked for in vain.
+        stdlib: modules of the standard library that the recorded import imported, in order.
         level: zstd level, 1 to 22.
         jobs: threads that compress. None: one a core.
         epoch: modification time of every member, seconds since 1970. None: ``SOURCE_DATE_EPOCH``, else `EPOCH`.
@@ -196,6 +198,7 @@ def write_pack(
                         "top_level": sorted(_top_level(members)),
                         "namespaces": sorted(_namespaces(members)),
                         "absent": sorted(set(absent)),
+                        "stdlib": list(stdlib),
                         "sizes": {name: sets[name].unpacked for name in _pack.SETS},
                         "boot": boot.as_json(),
                         "index": {
