@@ -55,6 +55,7 @@ def pack_tree(
     *,
     boot: list[str],
     absent: tuple[str, ...] = (),
+    stdlib: tuple[str, ...] = (),
     distributions: dict[str, str] | None = None,
     level: int = 3,
     **changes: str,
@@ -72,5 +73,11 @@ def pack_tree(
         Member(name, tree / name, kind) for kind in ("boot", "data", "cold") for name in sets if sets[name] == kind
     ]
     return write_pack(
-        out, members, target=host_target(**changes), distributions=distributions or {}, absent=absent, level=level
+        out,
+        members,
+        target=host_target(**changes),
+        distributions=distributions or {},
+        absent=absent,
+        stdlib=stdlib,
+        level=level,
     )

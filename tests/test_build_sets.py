@@ -59,6 +59,15 @@ def test_each_file_has_its_place(tmp_path: Path) -> None:
     ]
 
 
+def test_what_only_tools_read_is_cold(tmp_path: Path) -> None:
+    """Stubs, headers, sources of extensions and the data of test suites; unless the traced program opened them."""
+    tools = ["p/a.pyi", "p/include/a.h", "p/lib.a", "p/src.cpp", "p/tests/data/x.csv"]
+    others = ["p/data.csv", "p/py.typed", "p/table.json", "tests/x.csv"]  # a top-level package may be called anything
+    files = dict.fromkeys([*tools, *others, "p/opened.h", "p/b.py"])
+    sets = arranged(tmp_path, files, "p/opened.h")
+    assert sets == {"boot": ["p/opened.h"], "data": others, "cold": [*tools, "p/b.py"]}
+
+
 def test_libraries_stand_right_before_who_needs_them_first(tmp_path: Path) -> None:
     """Closures precede extensions and libraries opened by hand; a library shared by two is listed once."""
     one, two = "p/one.abi3.so", "p/two.abi3.so"

@@ -125,6 +125,32 @@ def test_a_file_moves_up_to_the_earliest_module_that_opens_it(tmp_path: Path, in
     )
 
 
+def test_the_standard_library_is_recorded_too(tmp_path: Path, interpreter: Interpreter) -> None:
+    """Its modules in the order in which the program imported them, not the recorder, and nobody else's modules."""
+    write(
+        tmp_path,
+        **{
+            "pkg/__init__.py": """
+                import json.decoder, colorsys
+                from . import sub
+                try:
+                    import wave.nothing
+                except ImportError:
+                    pass
+            """,
+            "pkg/sub.py": "import wave\n",
+        },
+    )
+    stdlib = trace_of(tmp_path, interpreter, "import pkg").trace.stdlib
+    assert [name for name in stdlib if name in ("json", "colorsys", "wave", "pkg", "traceback", "wave.nothing")] == [
+        "json",
+        "colorsys",
+        "wave",
+    ]
+    assert "json.decoder" in stdlib
+    assert trace_of(tmp_path, interpreter, "import sys").trace.stdlib == ()
+
+
 def test_what_the_program_itself_opens_comes_last(tmp_path: Path, interpreter: Interpreter) -> None:
     """No module's body is running when a handler calls a function that reads data."""
     tree = write(
@@ -369,7 +395,9 @@ def test_a_trace_survives_its_file(tmp_path: Path) -> None:
     TRACE.save(tmp_path / "t.json")
     assert Trace.load(tmp_path / "t.json") == TRACE
     document = json.loads((tmp_path / "t.json").read_text(encoding="utf-8"))
-    assert list(document) == sorted(document) == ["absent", "arch", "how", "lazydeps_trace", "order", "python", "stdlib"]
+    assert (
+        list(document) == sorted(document) == ["absent", "arch", "how", "lazydeps_trace", "order", "python", "stdlib"]
+    )
 
 
 @pytest.mark.parametrize(

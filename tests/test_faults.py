@@ -14,20 +14,21 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support_http import Answer, Request, ScriptedServer, ranged, s3_error
 from support_packs import pack_tree, write_tree
 
+from benchmarks.server import ObjectServer
 from lazydeps import FetchError
-from lazydeps._fetch import read_exactly
+from lazydeps._fetch import HEAD, read_exactly
 from lazydeps._sources import open_source
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from conftest import RunPython
 
     from lazydeps.build.write import Written
 
-SHAPED = Path(__file__).parents[1] / "benchmarks" / "shaped_s3.py"
 MODULES = 40
 
 
@@ -59,27 +60,24 @@ def pack(tmp_path_factory: pytest.TempPathFactory) -> Written:
     return pack_tree(folder / "p.tar.zst", folder / "tree", boot=boot, distributions=versions)
 
 
-class Shaped:
+class Shaped(ObjectServer):
     """The benchmark's server, serving a pack at a rate."""
 
     def __init__(self, pack: Written, rate: float) -> None:
-        command = [sys.executable, str(SHAPED), str(pack.path), "--rate", str(rate), "--delay", "0.001"]
-        self.process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
-        assert self.process.stdout is not None
-        self.ref = f"http://127.0.0.1:{int(self.process.stdout.readline())}/p.tar.zst#root={pack.root}"
+        super().__init__({"p.tar.zst": pack.path}, "packs", rate=rate, delay=0.001)
+        self._root = pack.root
 
-    def close(self) -> None:
-        """End the server."""
-        self.process.kill()
-        self.process.communicate()
+    @property
+    def ref(self) -> str:
+        """The pack's reference."""
+        return f"{self.endpoint}/packs/p.tar.zst#root={self._root}"
 
 
 @pytest.fixture
 def slow(pack: Written) -> Iterator[Shaped]:
     """The pack at 4 MB a second: a start takes about two."""
-    server = Shaped(pack, 4e6)
-    yield server
-    server.close()
+    with Shaped(pack, 4e6) as server:
+        yield server
 
 
 def environ_for(store: Path, **more: str) -> dict[str, str]:
@@ -185,7 +183,7 @@ def test_a_traceback_needs_no_network(run_python: RunPython, slow: Shaped) -> No
 import traceback, logging
 with lazydeps.load(ref):
     from many import fails
-os.kill({slow.process.pid}, 9)
+os.kill({slow.pid}, 9)
 time.sleep(0.1)
 try:
     fails.boom()
@@ -298,7 +296,6 @@ print(json.dumps(many.m39.N))
 @pytest.mark.parametrize("host", ["fork", "threads"])
 def test_a_source_that_trickles(run_python: RunPython, pack: Written, host: str) -> None:
     """A load ends with its timeout, however slowly bytes still come; nothing hangs behind it."""
-    server = Shaped(pack, 100_000)
     code = (
         (THREADS if host == "threads" else "")
         + """
@@ -309,10 +306,8 @@ except lazydeps.FetchError as error:
     print(json.dumps(str(error)))
 """
     )
-    try:
+    with Shaped(pack, 100_000) as server:
         assert "within the 1.5 seconds" in run(run_python, server.ref, code)
-    finally:
-        server.close()
 
 
 def test_a_read_asks_whether_there_is_a_point_in_it(pack: Written) -> None:
@@ -341,3 +336,60 @@ from many import cold0
 print(json.dumps([cold0.N, os.path.isabs(lazydeps.report().packs[0].store)]))
 """
     assert run(run_python, f"{pack.path.as_uri()}#root={pack.root}", code, cwd=tmp_path) == [0, True]
+
+
+@pytest.fixture(scope="module")
+def long(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """A pack whose boot set is longer than the first request: the others are early ones."""
+    folder = tmp_path_factory.mktemp("long")
+    files: dict[str, str | bytes] = {f"block{n}.bin": os.urandom(400_000) for n in range(9)}
+    files["last.py"] = "N = sum(len(open(f'{__file__[:-7]}block{n}.bin', 'rb').read()) for n in range(9))\n"
+    write_tree(folder / "tree", files)
+    return pack_tree(folder / "p.tar.zst", folder / "tree", boot=sorted(files))
+
+
+EARLY_TROUBLE: dict[str, Callable[[Request, bytes], Answer]] = {
+    "refused": lambda request, content: s3_error(403, "AccessDenied"),
+    "overloaded": lambda request, content: s3_error(503, "SlowDown"),
+    "reset": lambda request, content: Answer(ranged(request, content).data[:300_000], "reset"),
+    "cut off": lambda request, content: Answer(ranged(request, content).data[:-1000], "close"),
+    "another object": lambda request, content: ranged(request, content, etag='"another"'),
+    "damaged": lambda request, content: Answer(ranged(request, content).data[:-9] + b"damaged!!"),
+    "empty": lambda request, content: Answer(b"", "close"),
+}
+
+
+@pytest.mark.parametrize("trouble", EARLY_TROUBLE)
+def test_an_early_request_that_fails(run_python: RunPython, long: Written, trouble: str) -> None:
+    """What early requests were to bring and do not is asked for like the rest, once the root says what it is."""
+    content = long.path.read_bytes()
+    early: set[int] = set()
+
+    def script(request: Request) -> Answer:
+        start, _ = request.span(content)
+        if start >= HEAD and "if-match" not in request.headers:
+            early.add(start)
+            return EARLY_TROUBLE[trouble](request, content)
+        return ranged(request, content)
+
+    with ScriptedServer(script) as server:
+        code = "with lazydeps.load(ref, timeout=25):\n    import last\nprint(json.dumps(last.N))"
+        assert run(run_python, f"{server.url}#root={long.root}", code) == 9 * 400_000
+    assert min(early) == HEAD
+
+
+def test_an_early_request_that_nobody_needs_is_not_waited_for(run_python: RunPython, tmp_path: Path) -> None:
+    """What lies beyond the end of a small pack was asked for before anybody knew. Its answer may never come."""
+    write_tree(tmp_path / "tree", {"short.py": "N = 39\n"})
+    pack = pack_tree(tmp_path / "p.tar.zst", tmp_path / "tree", boot=["short.py"])
+    content = pack.path.read_bytes()
+
+    def script(request: Request) -> Answer:
+        return ranged(request, content) if request.span(content)[0] == 0 else Answer(b"", "hang")
+
+    with ScriptedServer(script) as server:
+        code = (
+            "from lazydeps._config import Config\nConfig.__init__.__kwdefaults__['socket_timeout'] = 600.0\n"
+            "with lazydeps.load(ref):\n    import short\nprint(json.dumps(short.N))"
+        )
+        assert run(run_python, f"{server.url}#root={pack.root}", code) == 39

@@ -254,7 +254,7 @@ def test_a_lying_index_is_refused(changes: dict[str, object], error: type[Except
 @settings(suppress_health_check=[HealthCheck.too_slow], deadline=None, max_examples=300)
 @given(
     st.dictionaries(
-        st.sampled_from(["boot", "index", "sizes", "python", "top_level", "absent", "paths"]),
+        st.sampled_from(["boot", "index", "sizes", "python", "top_level", "absent", "stdlib", "metadata", "paths"]),
         st.none() | st.integers() | st.text() | st.lists(st.integers()),
     )
 )
@@ -262,7 +262,7 @@ def test_a_damaged_root_is_a_format_error(changes: dict[str, object]) -> None:
     """Whatever stands in a root's table, the reader answers with its own error, or with a root."""
     table: dict[str, object] = {
         "python": "3.13", "pyc_magic": "", "os": "linux", "arch": "any", "libc": "", "libc_version": "",
-        "distributions": {}, "top_level": [], "namespaces": [], "absent": [],
+        "distributions": {}, "top_level": [], "namespaces": [], "absent": [], "stdlib": [], "metadata": [],
         "sizes": {"boot": 0, "data": 0, "cold": 0},
         "boot": {"paths": [], "offsets": [], "sizes": [], "executable": [],
                  "packed": [], "unpacked": [], "digests": ""},

@@ -69,16 +69,34 @@ def test_the_index_comes_with_the_last_boot_frames() -> None:
     assert (list(request.frames), request.index) == ([0, 1], True)
 
 
-def test_requests_grow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Small ones first, so that what is needed first is not held up by what is needed later."""
-    monkeypatch.setattr(_plan, "GROWTH", ((2, 20), (1, 40)))
-    monkeypatch.setattr(_plan, "LARGEST", 80)
-    root, _ = root_of([10] * 24, [], 0)
-    plan = Plan(root, None, missing=all_of)
+def test_requests_have_their_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Boot requests are small, because imports wait for them in order; others are large."""
+    monkeypatch.setattr(_plan, "BOOT", 20)
+    monkeypatch.setattr(_plan, "LARGEST", 40)
+    root, rest = root_of([10] * 5, [10] * 5, 5)
+    plan = Plan(root, rest, missing=all_of)
     sizes = []
     while request := plan.take():
         sizes.append(len(request.frames))
-    assert sizes == [2, 2, 4, 8, 8]
+    assert sizes == [2, 2, 1, 4, 1]
+
+
+def test_a_refused_request_joins_its_neighbours(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A source that asks for fewer requests gets fewer, each up to a limit, and nothing is forgotten."""
+    monkeypatch.setattr(_plan, "BOOT", 20)
+    monkeypatch.setattr(_plan, "GATHERED", 50)
+    root, _ = root_of([10] * 12, [], 0)
+    have: set[int] = set()
+    plan = Plan(root, None, missing=lambda frames: [n for n in frames if n not in have])
+    first, second = plan.take(), plan.take()
+    assert first is not None
+    assert second is not None
+    have.add(second.frames.popleft())
+    plan.landed(2)
+    plan.gather(second)
+    taken = [(list(request.frames), request.index) for request in iter(plan.take, None)]
+    assert taken == [([3, 4, 5, 6, 7], False), ([8, 9, 10, 11], True)]
+    assert list(first.frames) == [0, 1]  # that one is under way all the same
 
 
 def test_early_ranges_lie_side_by_side() -> None:
@@ -126,7 +144,7 @@ def works(draw: st.DrawFn) -> dict[str, Any]:
         "pieces": draw(st.lists(st.sampled_from([0, 1, 2, 99]), min_size=len(ranges), max_size=len(ranges))),
         "closed": draw(st.lists(st.booleans(), min_size=len(ranges), max_size=len(ranges))),
         "damaged": draw(st.sets(st.integers(-1, len(boot) + len(rest)), max_size=2)),
-        "turns": draw(st.lists(st.integers(0, 5), max_size=40)),
+        "turns": draw(st.lists(st.integers(0, 7), max_size=40)),
     }
 
 
@@ -185,7 +203,12 @@ def test_everything_wanted_comes_once(work: dict[str, Any]) -> None:
                 next(running[turn])
             except StopIteration:
                 running.pop(turn)
+        elif turn == 5:
+            plan.gather()
         elif request := plan.take():
+            if turn == 4:
+                plan.gather(request)
+                continue
             assert list(request.frames) == sorted(request.frames)
             for number in request.frames:
                 land(number)

@@ -7,11 +7,15 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from support_http import Answer, Request, ScriptedServer, ranged
 from support_packs import bytecode_of, pack_tree, write_tree
+
+from lazydeps._fetch import HEAD
 
 if TYPE_CHECKING:
     from conftest import RunPython
@@ -132,6 +136,62 @@ print(json.dumps([coldtop.part.Z, alpha.cold.Y, lazydeps.report().packs[0].cold_
     z, y, fetched = run(run_python, pack, code)
     assert (z, y) == (3, 2)
     assert fetched >= 1
+
+
+def test_a_wait_is_used_for_the_standard_library(run_python: RunPython, tmp_path: Path) -> None:
+    """While an import waits for bytes, what the trace foresaw of the standard library is imported, and nothing else."""
+    write_tree(
+        tmp_path / "tree",
+        {
+            "slow.bin": os.urandom(2 * HEAD),
+            "beta.py": "import sys\nSEEN = [name in sys.modules for name in ('colorsys', 'wave', 'bystander')]\n",
+        },
+    )
+    stdlib = ("colorsys", "sched.nothing", "bystander", "wave")
+    pack = pack_tree(tmp_path / "p.tar.zst", tmp_path / "tree", boot=["slow.bin", "beta.py"], stdlib=stdlib)
+    content = pack.path.read_bytes()
+    (tmp_path / "bystander.py").write_text("raise SystemExit('nobody asked for me')")
+
+    def script(request: Request) -> Answer:
+        time.sleep(0.5 if request.span()[0] else 0)
+        return ranged(request, content)
+
+    with ScriptedServer(script) as server:
+        code = (
+            f"import json, sys, lazydeps\nsys.path.insert(0, {str(tmp_path)!r})\n"
+            f"with lazydeps.load('{server.url}#root={pack.root}'):\n    import beta\n"
+            "print(json.dumps([beta.SEEN, [stall.module for stall in lazydeps.report().packs[0].stalls]]))"
+        )
+        seen, stalled = json.loads(run_python(code).stdout)
+    assert "beta" in stalled
+    assert seen == [True, True, False]
+
+
+@pytest.mark.parametrize("before", ["gc.enable()", "gc.disable()", "gc.freeze()"])
+@pytest.mark.parametrize("ending", ["pass", "raise KeyError"])
+def test_the_collector_rests_and_comes_back(run_python: RunPython, pack: Written, before: str, ending: str) -> None:
+    """Inside the block it is off. Afterwards it is as it was, and what is young does not wait to be walked through."""
+    code = f"""
+import contextlib, gc
+{before}
+frozen, was = gc.get_freeze_count(), gc.isenabled()
+with contextlib.suppress(KeyError), lazydeps.load(lazydeps_ref):
+    import alpha
+    inside = gc.isenabled()
+    young = [[] for _ in range(50_000)]
+    {ending}
+print(json.dumps([inside, gc.isenabled() == was, bool(gc.get_freeze_count()) == bool(frozen), gc.get_count()[0]]))
+"""
+    inside, same, kept, young = run(run_python, pack, code)
+    assert (inside, same, kept) == (False, True, True)
+    if before == "gc.enable()":
+        assert young < 10_000
+
+
+def test_without_a_pack_the_collector_is_left_alone(run_python: RunPython) -> None:
+    """Where dependencies are installed, the block is an ordinary one."""
+    code = "import gc, lazydeps\nwith lazydeps.load():\n    print(gc.isenabled())"
+    assert run_python(code).stdout == "True\n"
 
 
 def test_a_second_process_finds_the_store(run_python: RunPython, pack: Written) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import socket
 import ssl
 import threading
@@ -9,6 +10,8 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from support_http import CONTENT, ETAG, Answer, Request, ScriptedServer, answer, certificate, ranged
 
 from lazydeps._sources import Body, Connection, open_source
@@ -212,6 +215,59 @@ def test_whole_object_without_a_length() -> None:
     data = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n0\r\n\r\n"
     with ScriptedServer(lambda request: Answer(data)) as server:
         assert "Content-Length" in str(failure(server.url))
+
+
+STATUS_LINES = ["HTTP/1.1 200 OK", "HTTP/1.1 206 Partial Content", "HTTP/1.0 200 OK", "HTTP/1.1 206", "nonsense"]
+FIELDS = [
+    *("Content-Length: 5", "content-length:5 ", "Content-Length: 6", "Content-Length: -5"),
+    *("Connection: close", "Connection: keep-alive", "Transfer-Encoding: chunked", 'ETag: "x"', "ETag:\ty "),
+    *("X-A: \xe9", " folded", "no colon", "sp ace: 1", "Content-Range: bytes 0-4/9", ""),
+]
+
+
+@given(st.sampled_from(STATUS_LINES), st.lists(st.sampled_from(FIELDS), max_size=6))
+def test_plain_answers_are_read_as_http_client_reads_them(first: str, lines: list[str]) -> None:
+    """The short parser says what the long one says, or nothing."""
+    head = "\r\n".join([first, *lines]).encode("latin-1").partition(b"\r\n\r\n")[0]
+    sender, receiver = socket.socketpair()
+    with sender, receiver:
+        short = module.Answer.parse(receiver, head, b"12345")
+        if short is None:
+            return
+        sender.sendall(head + b"\r\n\r\n12345")
+        long = http.client.HTTPResponse(receiver)
+        long.begin()
+        assert (short.status, short.length, short.chunked) == (long.status, long.length, long.chunked)
+        assert short.will_close == long.will_close
+        for name in ("ETag", "Content-Range", "X-A"):
+            assert short.getheader(name) == long.getheader(name)
+        view = bytearray(9)
+        assert view[: short.readinto1(memoryview(view))] == b"12345"
+        long.close()
+
+
+@pytest.mark.parametrize("cut", [1, 17, 83, 90])
+def test_headers_that_come_in_pieces(cut: int) -> None:
+    """One receive need not bring all headers, and may bring a part of the body."""
+    data = b'HTTP/1.1 206 OK\r\nContent-Range: bytes 0-4/9\r\nContent-Length: 5\r\nETag: "x"\r\n\r\nabcde'
+    sender, receiver = socket.socketpair()
+    with sender, receiver:
+        sender.sendall(data[:cut])
+        later = threading.Timer(0.05, sender.sendall, [data[cut:]])
+        later.start()
+        found = module._read_headers(receiver)
+        later.join()
+        assert isinstance(found, module.Answer)
+        body, view = b"", memoryview(bytearray(3))
+        while len(body) < 5:
+            body += view[: found.readinto1(view)]
+        assert (found.getheader("etag"), body) == ('"x"', b"abcde")
+
+
+def test_headers_without_end() -> None:
+    """A server that goes on and on with headers is not read for ever."""
+    with ScriptedServer(lambda request: Answer(b"HTTP/1.1 200 OK\r\n" + b"X: y\r\n" * 20_000, "close")) as server:
+        assert "longer than 65536 bytes" in str(failure(server.url))
 
 
 def test_chunked_range(connect: Connect) -> None:

@@ -1,6 +1,6 @@
 """Distributions in a pack, as `importlib.metadata` asks for them. Imported only when somebody asks.
 
-Names and versions come from the index; ``METADATA`` and its neighbours land when they are read.
+Their names come from the root; ``METADATA`` and its neighbours land when they are read.
 """
 
 from __future__ import annotations
@@ -34,25 +34,10 @@ class PackDistribution(PathDistribution):
 def find_distributions(session: Session, name: str | None) -> Iterator[Distribution]:
     """Yield the distributions of a pack: all, or those with this name (in any spelling)."""
     wanted = None if name is None else _normalise(name)
-    root = session.root()
-    found = _folders(root.boot.paths, wanted)
-    if wanted is None or not found:
-        if wanted is not None and wanted not in map(_normalise, root.distributions):
-            return
-        found |= _folders(session.rest().paths, wanted)
-    for folder in sorted(found):
-        yield PackDistribution(session, folder)
-
-
-def _folders(paths: list[str], wanted: str | None) -> set[str]:
-    folders = set()
-    for path in paths:
-        head, _, tail = path.partition("/")
-        if tail and head.endswith((".dist-info", ".egg-info")):
-            project = head.rpartition(".")[0].partition("-")[0]
-            if wanted is None or _normalise(project) == wanted:
-                folders.add(head)
-    return folders
+    for folder in session.root().metadata:
+        project = folder.rpartition(".")[0].partition("-")[0]
+        if wanted is None or _normalise(project) == wanted:
+            yield PackDistribution(session, folder)
 
 
 def _normalise(name: str) -> str:

@@ -180,7 +180,7 @@ class Section:
 class Root:
     """The block at the head of a pack. Its SHA-256 is the pack's identity."""
 
-    __slots__ = ("_facts", "_head", "absent", "boot", "digest", "namespaces", "stdlib", "top_level")
+    __slots__ = ("_facts", "_head", "absent", "boot", "digest", "metadata", "namespaces", "stdlib", "top_level")
 
     def __init__(self, content: Buffer, *, limits: Limits) -> None:
         """Parse a root whose digest has been checked.
@@ -211,11 +211,14 @@ class Root:
             self.namespaces: frozenset[str] = frozenset(facts["namespaces"])
             """Folders with modules but without ``__init__``: packages of PEP 420."""
             self.absent: frozenset[str] = frozenset(facts["absent"])
-            """Module paths without suffix that the recorded import looked for and did not find."""
-            self.stdlib: list[str] = facts.get("stdlib", [])
+            """Files, and module paths without suffix, that the recorded import looked for and did not find."""
+            self.metadata: list[str] = facts["metadata"]
+            """Folders that describe distributions: ``NAME-VERSION.dist-info``."""
+            self.stdlib: list[str] = facts["stdlib"]
             """Modules of the standard library that the recorded import imported, in order."""
-            if not (isinstance(self.stdlib, list) and all(type(name) is str for name in self.stdlib)):
-                raise TypeError("stdlib")
+            for names in (self.stdlib, self.metadata):
+                if not (isinstance(names, list) and all(type(name) is str and "/" not in name for name in names)):
+                    raise TypeError(f"a list of names is {names!r:.40}")
             self.boot = Section(facts["boot"], first=0, start=self._head, base=0)
             for name in ("python", "pyc_magic", "os", "arch", "libc", "libc_version"):
                 if not isinstance(facts[name], str):

@@ -20,10 +20,13 @@ if TYPE_CHECKING:
 EARLY = 2 << 20
 """Bytes of each early request. They are sent beside the first one, a connection each, for what lies behind its bytes:
 while S3 thinks about an answer, several megabytes could have come."""
-GROWTH = ((6, 2 << 20), (6, 4 << 20))
-"""How many requests of which size (bytes) follow: small ones, so that the frames needed first are not held up by those
-needed later, then `LARGEST` ones, so that a start makes few requests."""
+BOOT = 4 << 20
+"""Bytes of the requests for boot frames that follow: large enough that a start makes few, and small enough that what is
+needed first is not held up by what is needed later."""
 LARGEST = 8 << 20
+"""Bytes of other requests."""
+GATHERED = 64 << 20
+"""Bytes of requests once the source has asked for fewer of them."""
 INDEX = -1
 """Stands for the index where frames are numbered."""
 
@@ -101,6 +104,7 @@ class Plan:
         self._missing = missing
         self._only = only
         self._stop = root.frames if complete else root.data_stop
+        self._boot, self._largest = BOOT, LARGEST
         self._queue: deque[Request] = deque()
         self._flying: set[int] = set()
         """Frames, and the index, that a connection has asked for and that have not landed."""
@@ -186,9 +190,9 @@ class Plan:
         return [number for number in self._missing(frames) if number not in self._flying]
 
     def _requests(self, section: Section, frames: Sequence[int]) -> list[Request]:
-        """Group frames into requests: neighbours together, small requests first where imports wait."""
+        """Group frames into requests, neighbours together."""
         requests: list[Request] = []
-        sizes = [size for count, size in GROWTH for _ in range(count)] if section is self.root.boot else []
+        largest = self._boot if section is self.root.boot else self._largest
         room = 0
         for number in frames:
             packed = section.packed[number - section.first]
@@ -197,8 +201,42 @@ class Plan:
                 room -= packed
             else:
                 requests.append(Request(section, (number,)))
-                room = (sizes[len(requests) - 1] if len(requests) <= len(sizes) else LARGEST) - packed
+                room = largest - packed
         return requests
+
+    def gather(self, refused: Request | None = None) -> None:
+        """Make fewer, larger requests of what is queued, because the source has asked for fewer.
+
+        Args:
+            refused: a request that it did not serve, to be queued again ahead of the rest.
+        """
+        self._boot = self._largest = GATHERED
+        if refused is not None:
+            self._flying.difference_update(refused.frames)
+            if refused.index:
+                self._flying.discard(INDEX)
+            self._queue.appendleft(refused)
+        gathered: list[Request] = []
+        room = 0
+        for request in self._queue:
+            packed = sum(request.section.packed[number - request.section.first] for number in request.frames)
+            last = gathered[-1] if gathered else None
+            if (
+                last is not None
+                and last.frames
+                and request.frames
+                and not last.index
+                and last.section is request.section
+                and last.frames[-1] + 1 == request.frames[0]
+                and packed <= room
+            ):
+                last.frames.extend(request.frames)
+                last.index = request.index
+                room -= packed
+            else:
+                gathered.append(request)
+                room = GATHERED - packed
+        self._queue = deque(gathered)
 
     # -- early requests
 

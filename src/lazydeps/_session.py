@@ -205,9 +205,11 @@ class Session:
         if within is not None and time.monotonic() < self._spare_until:
             raise FetchError(f"{name} was not asked for: its source failed a moment ago.", url=self._source.url)
         try:
-            boot = self.root().boot
-            if name in boot.number_of:
-                self.need_boot(boot.number_of[name], name)
+            root = self.root()
+            if name in root.boot.number_of:
+                self.need_boot(root.boot.number_of[name], name)
+                return
+            if name in root.absent:
                 return
             rest = self.rest(within=within)
             if name in rest.number_of:
@@ -282,9 +284,12 @@ class Session:
         if ready():
             return
         begin = time.monotonic()
+        worked = 0.0
         in_vain = 0
         while not ready():
+            started = time.monotonic()
             if self._host is not None and idle():
+                worked += time.monotonic() - started
                 continue
             with self._pipe:  # one thread reads the pipe; the others look again when it has
                 if not ready():
@@ -305,7 +310,7 @@ class Session:
                     url=self._source.url,
                 )
         if module:
-            self._note_stall(module, begin, frame)
+            self._note_stall(module, begin, frame, worked)
 
     def _step(self) -> bool:
         """Wait a little for the worker, or see to one. Return whether one has ended and said that all is well."""
@@ -399,8 +404,8 @@ class Session:
         self._pipe = RLock()
         self._inline = RLock()
 
-    def _note_stall(self, module: str, begin: float, frame: int | None) -> None:
-        seconds = time.monotonic() - begin
+    def _note_stall(self, module: str, begin: float, frame: int | None, worked: float = 0.0) -> None:
+        seconds = time.monotonic() - begin - worked
         if seconds >= STALL:
             self._stalls.append(Stall(module, begin - self.began, seconds, frame))
 

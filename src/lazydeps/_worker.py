@@ -34,8 +34,16 @@ if TYPE_CHECKING:
 
 ATTEMPTS = 5
 """How often a request is sent before its failure is final."""
-PAUSE = 2.0
-"""The longest pause between two of them, seconds, whatever the server asks for."""
+REFUSED = (429, 503)
+"""What S3 answers when a prefix is asked too much at once, by all who ask together."""
+REFUSAL_SECONDS = 60.0
+"""How long such refusals are met with patience instead. A thousand sandboxes that start at once need a few seconds, ten
+thousand about ten (benchmarks/storm.py); five attempts would lose most of them."""
+FIRST_PAUSE, PAUSE = 0.05, 2.0
+"""The longest pause after a first failure and after any, seconds, whatever the server asks for."""
+PER_CONNECTION = 85e6
+"""Bytes a second that S3 gives one connection. Where less than that comes by several, fewer serve as well, and what is
+needed first comes first."""
 LOCK_SECONDS = 120.0
 """How long a worker waits for another process that is landing the same pack."""
 FRAME_SECONDS = 20.0
@@ -107,6 +115,14 @@ class Worker:
         self._stopped = False
         self._refetched: set[int] = set()
         self._early: list[Early] = []
+        self._asking: dict[Early, Connection] = {}
+        """Where early requests wait for their answer."""
+        self._began = 0.0
+        """When the first bytes came."""
+        self._refused_since: float | None = None
+        self._refusals = 0
+        self._not_before = 0.0
+        """No request is sent before this time, because the source asked for a pause."""
         self._connections: list[Connection] = []
         self._threads: list[Thread] = []
         self._attempts = ATTEMPTS if within is None else 1
@@ -218,7 +234,7 @@ class Worker:
             if self._only is None:
                 self._early = early_ranges(self._config.connections)
                 self._start_threads(self._early)
-            head = self._retrying(lambda: self._fetch_head(connection))
+            head = self._retrying(lambda: self._fetch_head(connection), patient=True)
             root = Root(head.content, limits=limits)
             check_host(root)
             root.boot.validate(limits)
@@ -274,6 +290,9 @@ class Worker:
                 self._root, rest, missing=self._store.missing, only=self._only, complete=self._complete, early=early
             )
             self._active += sum(one.open for one in early)
+            for one, waiting in self._asking.items():
+                if not one.open:
+                    waiting.interrupt()  # nobody needs its answer, so nobody shall wait for it
             self._changed.notify_all()
         if self._only is None and not self._threads:
             self._start_threads([None] * (min(self._config.connections, len(plan) + 4) - 1))
@@ -324,22 +343,39 @@ class Worker:
         """Return the next request, or None when there will be no more."""
         with self._changed:
             while not self._over():
-                request = plan.take()
-                if request is not None:
-                    self._active += 1
-                    return request
-                if not self._active:
-                    break
-                self._changed.wait()
+                pause = self._not_before - time.monotonic()
+                if pause <= 0 and self._active < self._useful_connections():
+                    request = plan.take()
+                    if request is not None:
+                        self._active += 1
+                        return request
+                    if not self._active:
+                        break
+                self._changed.wait(pause if pause > 0 else None)
             self._changed.notify_all()
             return None
 
+    def _useful_connections(self) -> int:
+        """Return how many connections the link can feed, and two more: one waits for its answer, one unpacks."""
+        seconds = time.monotonic() - self._began
+        return 3 + int(self.stats.bytes / max(seconds, 0.001) / PER_CONNECTION)
+
     def _ask_early(self, connection: Connection, early: Early) -> Body | None:
         """Send an early request and return its answer, or None if there is none that is of use."""
+        with self._changed:
+            if not early.open:
+                return None
+            self._asking[early] = connection
         try:
             body = connection.get(early.start, early.stop)
-        except LazydepsError:
-            return None  # it lies beyond the pack's end; or the first request meets the same trouble and tells of it
+        except LazydepsError as error:
+            # It lies beyond the pack's end; or the first request meets the same trouble and tells of it.
+            if isinstance(error, FetchError) and error.status in REFUSED:
+                self._note_refusal(error)
+            return None
+        finally:
+            with self._changed:
+                del self._asking[early]
         self._count(body)
         return body
 
@@ -407,7 +443,15 @@ class Worker:
                 connection.close()
                 raise
 
-        self._retrying(attempt)
+        try:
+            self._retrying(attempt)
+        except FetchError as error:
+            if not self._may_wait(error):
+                raise
+            # Back into the queue, where it joins its neighbours: what the source wants is fewer requests.
+            with self._changed:
+                assert self._plan is not None
+                self._plan.gather(request)
 
     def _receive(self, connection: Connection, request: Request, decompress: Decompress) -> None:
         plan = self._plan
@@ -501,6 +545,9 @@ class Worker:
         with self._changed:
             if self._etag is None:
                 self._etag = body.etag
+            if not self._began:
+                self._began = time.monotonic()
+            self._refused_since, self._refusals = None, 0
             self.stats.requests += 1
             self.stats.first_byte.append(body.first_byte)
 
@@ -511,20 +558,47 @@ class Worker:
     def _left(self) -> float:
         return float("inf") if self._deadline is None else self._deadline - time.monotonic()
 
-    def _retrying(self, attempt: Callable[[], Result]) -> Result:
-        """Call ``attempt`` until it succeeds, fails for good, or has used up its tries or its time."""
+    def _retrying(self, attempt: Callable[[], Result], *, patient: bool = False) -> Result:
+        """Call ``attempt`` until it succeeds, fails for good, or has used up its tries or its time.
+
+        Args:
+            attempt: what to try.
+            patient: whether a refusal is waited out here. If not, it is raised.
+        """
         tries = 0
         while True:
             try:
                 return attempt()
             except FetchError as error:
+                if error.status in REFUSED and self._attempts > 1:
+                    if not patient or not self._may_wait(error):
+                        raise
+                    time.sleep(max(0.0, self._not_before - time.monotonic()))
+                    continue
                 tries += 1
-                # Full jitter, so that a thousand sandboxes that failed together do not come back together.
-                pause = max(min(error.retry_after or 0.0, PAUSE), min(PAUSE, 0.05 * 2**tries) * _random())
+                pause = backoff(tries, error.retry_after, _random())
                 if not error.retryable or tries >= self._attempts or pause > self._left() or self._over():
                     raise
                 self.stats.retries += 1
                 time.sleep(pause)
+
+    def _may_wait(self, error: FetchError) -> bool:
+        """After a failure: whether it is a refusal that there is time to wait out. Sets the time to wait until."""
+        if error.status not in REFUSED or self._attempts == 1 or self._over():
+            return False
+        self._note_refusal(error)
+        assert self._refused_since is not None
+        if self._not_before - self._refused_since > REFUSAL_SECONDS:
+            return False
+        return self._not_before - time.monotonic() < self._left()
+
+    def _note_refusal(self, error: FetchError) -> None:
+        with self._changed:
+            now = time.monotonic()
+            self._refused_since = self._refused_since or now
+            self._refusals += 1
+            self.stats.retries += 1
+            self._not_before = now + backoff(self._refusals, error.retry_after, _random())
 
     def _phase(self, name: str) -> _Phase:
         return _Phase(self.stats, name)
@@ -563,6 +637,20 @@ class WorkerThread:
     def __exit__(self, *_: object) -> None:
         if not self._outer:
             _threads.discard(get_ident())
+
+
+def backoff(tries: int, retry_after: float | None, random: float) -> float:
+    """Return how long to pause after a failure, in seconds.
+
+    Full jitter, so that a thousand sandboxes that failed together do not come back together.
+
+    Args:
+        tries: how many tries have failed.
+        retry_after: the seconds that the source asks for.
+        random: a number from 0 to 1.
+    """
+    longest = min(PAUSE, FIRST_PAUSE * (1 << min(tries, 16)))
+    return max(min(retry_after or 0.0, PAUSE), longest * random)
 
 
 def _random() -> float:

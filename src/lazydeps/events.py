@@ -81,6 +81,7 @@ class Stall(_Record):
     """The module, or ``(index)`` and the like where it was no module that waited."""
     at: float
     seconds: float
+    """Without what was imported of the standard library meanwhile."""
     frame: int | None
     """The last frame it waited for."""
 

@@ -67,8 +67,7 @@ class Body:
     etag: str | None
     """The object's ETag as sent; None where the source gives none that identifies the bytes."""
     first_byte: float
-    """Seconds from sending the request to the answer's headers. A process's first one over HTTP is no less than the
-    import of the parser takes, which happens meanwhile."""
+    """Seconds from sending the request to the answer's headers."""
 
     def readinto(self, view: memoryview) -> int:
         """Put the next bytes into ``view`` and return how many; 0 only at the end of the body.

@@ -1,7 +1,7 @@
 """Ranged GETs over HTTP/1.1, for ``http(s)://`` sources and as the ground that `s3` stands on.
 
-The request is written by hand and `http.client` parses the answer: importing that parser takes longer than
-the rest of a connect, so it happens while the server works. No proxies, no cookies, no compression.
+The request is written by hand. So is the parser of the one answer that a start expects; every other one is left to
+`http.client`, whose import costs more than a connect. No proxies, no cookies, no compression.
 """
 
 from __future__ import annotations
@@ -19,11 +19,14 @@ if TYPE_CHECKING:
     from http.client import HTTPResponse
     from socket import socket
     from ssl import SSLContext
+    from typing import Any
 
 REDIRECTS = 5
 RETRYABLE = (408, 429, 500, 502, 503, 504)
 DRAIN = 256 * 1024
 """Bytes of a body that are rather read to their end than paid for with a new connection."""
+LONGEST_HEADERS = 64 * 1024
+"""Bytes of an answer's headers that are taken."""
 ERROR_BODY = 16 * 1024
 """Bytes of an error's body that are read at most."""
 URL_SAFE = b"!#$%&'()*+,-./:;=?@[]_~"
@@ -81,7 +84,7 @@ class Refusal:
 
     __slots__ = ("code", "date", "location", "region", "request_id", "retry_after", "status", "total")
 
-    def __init__(self, response: HTTPResponse) -> None:
+    def __init__(self, response: Answer | HTTPResponse) -> None:
         text = _error_text(response)
         self.status = response.status
         self.code = _element(text, "Code")
@@ -107,8 +110,7 @@ class HttpSource(Source):
         self._tls: tuple[SSLContext, bool] | None = None
 
     def prepare(self) -> None:
-        """Import the parser, sockets and, where they will be needed, TLS; see `Source.prepare`."""
-        import http.client  # noqa: F401
+        """Import sockets and, where it will be needed, TLS; see `Source.prepare`."""
         import socket  # noqa: F401
 
         if self.target().scheme == "https":
@@ -199,7 +201,7 @@ class HttpConnection(Connection):
         self._timeout = timeout
         self._socket: socket | None = None
         self._peer: tuple[str, str] | None = None
-        self._response: HTTPResponse | None = None
+        self._response: Answer | HTTPResponse | None = None
         self._body: HttpBody | None = None
         self._moved: Target | None = None
 
@@ -281,7 +283,7 @@ class HttpConnection(Connection):
             else:
                 raise source.error(source.describe(refusal, start), refusal)
 
-    def _exchange(self, target: Target, headers: dict[str, str]) -> tuple[HTTPResponse, float]:
+    def _exchange(self, target: Target, headers: dict[str, str]) -> tuple[Answer | HTTPResponse, float]:
         """Send the request and read the answer's headers, on a fresh socket if the kept one turns out to be dead."""
         lines = [f"GET {target.path} HTTP/1.1", f"Host: {target.authority}"]
         lines += [f"{name}: {value}" for name, value in headers.items()]
@@ -323,7 +325,9 @@ class HttpConnection(Connection):
                 if not _is_distrust(error) or not self._source.widen_trust(context):
                     raise
 
-    def _accept(self, response: HTTPResponse, start: int, stop: int, etag: str | None, first_byte: float) -> HttpBody:
+    def _accept(
+        self, response: Answer | HTTPResponse, start: int, stop: int, etag: str | None, first_byte: float
+    ) -> HttpBody:
         url = self._source.url
         found = response.getheader("ETag")
         if found is not None and (found.startswith("W/") or not found.isascii()):
@@ -358,7 +362,7 @@ class HttpConnection(Connection):
 class HttpBody(Body):
     """The bytes behind an answer's headers, received straight into the caller's memory."""
 
-    def __init__(self, connection: HttpConnection, response: HTTPResponse, size: int) -> None:
+    def __init__(self, connection: HttpConnection, response: Answer | HTTPResponse, size: int) -> None:
         self._connection = connection
         self._response = response
         self._left = size
@@ -412,10 +416,91 @@ def quote(text: str, safe: bytes) -> str:
     return "".join([chr(byte) if byte in plain else f"%{byte:02X}" for byte in text.encode("utf-8", "surrogateescape")])
 
 
-def _read_headers(sock: socket) -> HTTPResponse:
-    from http.client import HTTPException, HTTPResponse
+class Answer:
+    """The plain answer: 200 or 206, a length, no transfer coding. Has what we use of `http.client.HTTPResponse`."""
 
-    response = HTTPResponse(sock, method="GET")
+    __slots__ = ("_ahead", "_fields", "_socket", "chunked", "length", "status", "will_close")
+
+    def __init__(self, sock: socket, status: int, fields: dict[str, str], length: int, ahead: bytes) -> None:
+        self._socket = sock
+        self._fields = fields
+        self._ahead = memoryview(ahead)
+        """The beginning of the body, which came with the headers."""
+        self.status = status
+        self.length: int | None = length
+        self.chunked = False
+        self.will_close = fields.get("connection", "").lower() == "close"
+
+    @classmethod
+    def parse(cls, sock: socket, head: bytes, ahead: bytes) -> Answer | None:
+        """Read a status line and header fields (RFC 9112, 4 and 5); None if they are anything but plain."""
+        first, *lines = head.split(b"\r\n")
+        fields: dict[str, str] = {}
+        for line in lines:
+            name, colon, value = line.decode("latin-1").partition(":")
+            name = name.lower()
+            if not colon or not name.replace("-", "").isalnum() or name in fields:
+                return None
+            fields[name] = value.strip(" \t")
+        length = fields.get("content-length", "")
+        if not first.startswith((b"HTTP/1.1 200 ", b"HTTP/1.1 206 ")) or not _is_count(length):
+            return None
+        if "transfer-encoding" in fields:
+            return None
+        return cls(sock, int(first[9:12]), fields, int(length), ahead)
+
+    def getheader(self, name: str) -> str | None:
+        """Return a field's value."""
+        return self._fields.get(name.lower())
+
+    def readinto1(self, view: memoryview) -> int:
+        """Put into ``view`` what one receive brings."""
+        if self._ahead:
+            count = min(len(view), len(self._ahead))
+            view[:count] = self._ahead[:count]
+            self._ahead = self._ahead[count:]
+            return count
+        return self._socket.recv_into(view)
+
+    def close(self) -> None:
+        """Do nothing: the socket is the connection's."""
+
+
+def _read_headers(sock: socket) -> Answer | HTTPResponse:
+    head = b""
+    while len(head) < LONGEST_HEADERS:
+        data = sock.recv(8192)
+        head += data
+        end = head.find(b"\r\n\r\n")
+        if end >= 0 or not data:
+            answer = Answer.parse(sock, head[:end], head[end + 4 :]) if end >= 0 else None
+            return answer or _parse_at_length(sock, head)
+    raise ConnectionError(f"the answer's headers are longer than {LONGEST_HEADERS} bytes")
+
+
+def _parse_at_length(sock: socket, head: bytes) -> HTTPResponse:
+    """Parse an answer of which a part has been read, and which is not the plain one."""
+    from http.client import HTTPException, HTTPResponse
+    from io import BufferedReader, RawIOBase
+
+    class Rest(RawIOBase):
+        """What has been read, then the socket: what `HTTPResponse` takes for one."""
+
+        def makefile(self, _mode: str) -> BufferedReader:
+            return BufferedReader(self)
+
+        def readable(self) -> bool:
+            return True
+
+        def readinto(self, view: Any) -> int:
+            nonlocal head
+            count = min(len(view), len(head))
+            if not count:
+                return sock.recv_into(view)
+            view[:count], head = head[:count], head[count:]
+            return count
+
+    response = HTTPResponse(Rest(), method="GET")  # type: ignore[arg-type]
     try:
         response.begin()
     except HTTPException as error:
@@ -429,7 +514,9 @@ def _read_headers(sock: socket) -> HTTPResponse:
     return response
 
 
-def _receive(response: HTTPResponse, view: memoryview, *, whole: bool = False) -> int:
+def _receive(response: Answer | HTTPResponse, view: memoryview, *, whole: bool = False) -> int:
+    if isinstance(response, Answer):
+        return response.readinto1(view)
     from http.client import HTTPException
 
     try:
@@ -442,7 +529,7 @@ def _receive(response: HTTPResponse, view: memoryview, *, whole: bool = False) -
         raise ConnectionError(f"the answer broke off ({type(error).__name__})") from error
 
 
-def _error_text(response: HTTPResponse) -> str:
+def _error_text(response: Answer | HTTPResponse) -> str:
     view = memoryview(bytearray(ERROR_BODY))
     filled = 0
     try:

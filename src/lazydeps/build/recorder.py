@@ -42,6 +42,9 @@ class Recorder:
         self.entries: list[tuple[str, str]] = []
         self._seen: set[tuple[str, str]] = set()
         self.misses: dict[str, None] = {}
+        """Where modules were looked for."""
+        self.missing: dict[str, None] = {}
+        """Files that were opened in vain."""
         self._mapped: set[str] = set()
         self._interval = 0
         """Index of the entry at which the current interval between two looks at the memory map began."""
@@ -98,6 +101,8 @@ class Recorder:
 
     def _opened(self, path: str, frame: FrameType) -> None:
         if path not in self.files:
+            if path not in self.folders:
+                self.missing[path] = None
             return
         if not path.endswith(_MODULE_SUFFIXES):
             self._before_module("file", path, frame)
@@ -189,13 +194,14 @@ class Recorder:
         return text[len(self._prefix) :] if text.startswith(self._prefix) else None
 
     def absent(self) -> list[str]:
-        """Return the places that were looked at and hold no module in any form."""
+        """Return the places that were looked at and hold no module in any form, and files that were opened in vain."""
         suffixes = (*_MODULE_SUFFIXES, *_EXTENSION_SUFFIXES)
-        return sorted(
+        modules = [
             base
             for base in self.misses
             if base not in self.folders and not any(base + suffix in self.files for suffix in suffixes)
-        )
+        ]
+        return sorted({*modules, *self.missing})
 
 
 def _run_main(source: str | bytes, filename: str) -> None:

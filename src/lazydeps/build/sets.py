@@ -13,6 +13,14 @@ from .elf import is_shared_object
 from .trace import FILE_PREFIX
 from .write import Member
 
+TOOL_SUFFIXES = frozenset(
+    {
+        *(".pyi", ".pyx", ".pxd", ".pxi", ".h", ".hh", ".hpp", ".hxx", ".c", ".cc", ".cpp", ".cxx", ".f", ".f90"),
+        *(".a", ".la", ".o", ".cmake"),
+    }
+)
+"""Files that type checkers, compilers and linkers read, and no running program."""
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
     from pathlib import Path
@@ -28,9 +36,9 @@ def arrange(
 
     - boot: what the trace names, in its order. A module stands there as its bytecode, or as its source where it has
       none. The libraries that an extension or a library needs stand right before it.
-    - data: every other file that is not a Python module, sorted.
-    - cold: other bytecode and extension modules, sorted; then all sources, sorted, which only tracebacks,
-      `inspect` and the like ask for.
+    - data: every other file that a running program may open, sorted.
+    - cold: other bytecode and extension modules, sorted; then what only tools and test suites read, sorted; then all
+      sources, sorted, which only tracebacks, `inspect` and the like ask for.
 
     Args:
         tree: the folder.
@@ -46,19 +54,31 @@ def arrange(
         boot[path] = None
     data: list[str] = []
     modules: list[str] = []
+    spare: list[str] = []
     sources: list[str] = []
     for path in sorted(known - boot.keys()):
         if path.endswith(".py"):
             sources.append(path)
         elif path.endswith(".pyc") or is_extension(path, elf, suffixes):
             modules.append(path)
+        elif is_for_tools(path):
+            spare.append(path)
         else:
             data.append(path)
     return [
         *(Member(path=path, source=tree / path, set="boot") for path in boot),
         *(Member(path=path, source=tree / path, set="data") for path in data),
-        *(Member(path=path, source=tree / path, set="cold") for path in (*modules, *sources)),
+        *(Member(path=path, source=tree / path, set="cold") for path in (*modules, *spare, *sources)),
     ]
+
+
+def is_for_tools(path: str) -> bool:
+    """Tell whether a data file is one that only compilers, type checkers or a package's own test suite read.
+
+    Where the traced program opened it all the same, it is in the boot set and nobody asks.
+    """
+    folders, _, name = path.rpartition("/")
+    return posixpath.splitext(name)[1] in TOOL_SUFFIXES or "tests" in folders.split("/")[1:]
 
 
 def is_extension(path: str, elf: ElfTree, suffixes: Sequence[str]) -> bool:

@@ -58,7 +58,7 @@ class Trace:
     order: tuple[str, ...]
     """The files, in the order in which they have to be there."""
     absent: tuple[str, ...]
-    """Places where modules were looked for in vain: posix paths without a suffix, sorted."""
+    """What was looked for in vain: posix paths, of modules without a suffix, sorted."""
     stdlib: tuple[str, ...] = ()
     """Modules of the standard library that were imported, in order; empty in traces of before they were recorded."""
 
@@ -222,7 +222,11 @@ def fit(trace: Trace, files: Collection[str], *, suffixes: Sequence[str]) -> Fit
             order[found] = None
     folders = {path[:end] for path in known for end in _slashes(path)}
     forms = (".py", ".pyc", *suffixes)
-    absent = [base for base in trace.absent if base not in folders and not any(base + form in known for form in forms)]
+    absent = [
+        base
+        for base in trace.absent
+        if base not in folders and base not in known and not any(base + form in known for form in forms)
+    ]
     return Fitted(replace(trace, order=tuple(order), absent=tuple(sorted(absent))), tuple(dropped))
 
 

@@ -26,10 +26,11 @@ SetName = Literal["boot", "data", "cold"]
 
 EPOCH = 315532800
 """1980-01-01, the modification time of every member: the earliest that zip, too, can hold."""
-BOOT_GROWTH = ((4, 128 << 10), (4, 256 << 10), (4, 512 << 10))
+BOOT_GROWTH = ((4, 128 << 10), (4, 256 << 10), (4, 512 << 10), (4, 1 << 20))
 """How many boot frames of which unpacked size (bytes) come first: small ones, so that the first import starts soon."""
-FRAME = 1 << 20
-"""Unpacked size of every other frame, bytes. Big files are cut at this size, so that several workers share them."""
+FRAME = 2 << 20
+"""Unpacked size of every other frame, bytes. Big files are cut at this size, so that several workers share them.
+ADR 0008 says what other sizes cost."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,7 +134,7 @@ def write_pack(
         members: the files in final order: boot, then data, then cold.
         target: whom the pack is for.
         distributions: name to version.
-        absent: module paths without suffix that the recorded import looked for in vain.
+        absent: what the recorded import looked for in vain: files, and module paths without suffix.
         stdlib: modules of the standard library that the recorded import imported, in order.
         level: zstd level, 1 to 22.
         jobs: threads that compress. None: one a core.
@@ -198,6 +199,7 @@ def write_pack(
                         "top_level": sorted(_top_level(members)),
                         "namespaces": sorted(_namespaces(members)),
                         "absent": sorted(set(absent)),
+                        "metadata": sorted(_metadata(members)),
                         "stdlib": list(stdlib),
                         "sizes": {name: sets[name].unpacked for name in _pack.SETS},
                         "boot": boot.as_json(),
@@ -391,6 +393,12 @@ def _namespaces(members: Sequence[Member]) -> set[str]:
         for folder in folders - packages - {"."}
         if all(part.isidentifier() for part in folder.split("/")) and "__pycache__" not in folder
     }
+
+
+def _metadata(members: Sequence[Member]) -> set[str]:
+    """Return the folders that describe distributions."""
+    heads = {member.path.partition("/")[0] for member in members if "/" in member.path}
+    return {head for head in heads if head.endswith((".dist-info", ".egg-info"))}
 
 
 def _is_module(path: str) -> bool:
