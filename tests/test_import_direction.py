@@ -30,7 +30,8 @@ LAYERS = [
 count as little as they cost."""
 
 ALLOWED = {
-    "__future__", "_bisect", "_thread", "itertools", "lazydeps", "sys", "os", "time", "errno", "stat", "types", "gc",
+    "__future__", "_bisect", "_collections", "_thread", "errno", "gc", "itertools", "lazydeps", "os", "stat", "sys",
+    "time", "types",
 }  # fmt: skip
 """What ``import lazydeps`` may add to a bare interpreter, and nothing else."""
 

@@ -7,15 +7,17 @@ before the root says where frames begin, so that their ranges are turned into fr
 from __future__ import annotations
 
 from _bisect import bisect_right
-from collections import deque
 
 from ._fetch import HEAD
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections import deque
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from ._pack import Root, Section
+else:
+    from _collections import deque  # what `collections` is made of costs a millisecond less
 
 EARLY = 2 << 20
 """Bytes of each early request. They are sent beside the first one, a connection each, for what lies behind its bytes:

@@ -101,7 +101,6 @@ def load(
     parsed = [Ref.parse(text) for text in (refs or config.pack)]
     if not parsed:
         return Loading(())
-    from ._finder import PackFinder
     from ._session import Session
     from ._sources import open_source
 
@@ -113,6 +112,8 @@ def load(
             session.start()
             _sessions[ref] = session
     if _finder is None:
+        from ._finder import PackFinder  # by now the first request is on its way
+
         _finder = PackFinder()
         os.register_at_fork(after_in_child=_after_fork)
     _finder.sessions = tuple(_sessions.values())
