@@ -22,7 +22,7 @@ lint: $(TOOLS)/.made ## Check style, layout and types
 demo: $(TOOLS)/.made ## Show a science stack imported by a cold handler while it downloads
 	@$(NOX) --session demo
 
-bench: $(TOOLS)/.made ## Measure cold starts against a warm local import; report in build/bench
+bench: $(TOOLS)/.made ## Measure cold starts beside a warm local import and other loaders; report in build/bench
 	@$(NOX) --session bench
 
 format: $(TOOLS)/.made ## Lay out the code and apply the safe fixes

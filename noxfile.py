@@ -119,9 +119,9 @@ def format(session: nox.Session) -> None:  # noqa: A001 - a session's name is it
 
 @nox.session(python=FULL_PYTHON)
 def bench(session: nox.Session) -> None:
-    """Measure cold starts against a warm local import; see benchmarks/cold_start.py."""
-    install(session, "-e", ".[build]")
-    session.run("python", "benchmarks/cold_start.py", *session.posargs, env=session_environ())
+    """Measure cold starts beside a warm local import and beside other loaders; see benchmarks/__main__.py."""
+    install(session, "-e", ".[bench]")
+    session.run("python", "-m", "benchmarks", *session.posargs, env=session_environ())
 
 
 @nox.session(python=FULL_PYTHON)
