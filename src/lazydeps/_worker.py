@@ -42,8 +42,10 @@ thousand about ten (benchmarks/storm.py); five attempts would lose most of them.
 FIRST_PAUSE, PAUSE = 0.05, 2.0
 """The longest pause after a first failure and after any, seconds, whatever the server asks for."""
 PER_CONNECTION = 85e6
-"""Bytes a second that S3 gives one connection. Where less than that comes by several, fewer serve as well, and what is
-needed first comes first."""
+"""Bytes a second that S3 gives one connection."""
+FEW = 3
+"""Connections where the link is what limits: one brings bytes, one waits for its answer, one unpacks. More would bring
+nothing sooner, but what is needed first together with what is needed later."""
 LOCK_SECONDS = 120.0
 """How long a worker waits for another process that is landing the same pack."""
 FRAME_SECONDS = 20.0
@@ -117,8 +119,8 @@ class Worker:
         self._early: list[Early] = []
         self._asking: dict[Early, Connection] = {}
         """Where early requests wait for their answer."""
-        self._began = 0.0
-        """When the first bytes came."""
+        self._reading = 0.0
+        """Seconds that all connections together have spent on receiving `Stats.bytes`."""
         self._refused_since: float | None = None
         self._refusals = 0
         self._not_before = 0.0
@@ -344,7 +346,7 @@ class Worker:
         with self._changed:
             while not self._over():
                 pause = self._not_before - time.monotonic()
-                if pause <= 0 and self._active < self._useful_connections():
+                if pause <= 0 and (self._active < FEW or not self._link_is_full()):
                     request = plan.take()
                     if request is not None:
                         self._active += 1
@@ -355,10 +357,9 @@ class Worker:
             self._changed.notify_all()
             return None
 
-    def _useful_connections(self) -> int:
-        """Return how many connections the link can feed, and two more: one waits for its answer, one unpacks."""
-        seconds = time.monotonic() - self._began
-        return 3 + int(self.stats.bytes / max(seconds, 0.001) / PER_CONNECTION)
+    def _link_is_full(self) -> bool:
+        """Whether connections bring so much less than S3 would give them that the link must be the reason."""
+        return self.stats.bytes < self._reading * PER_CONNECTION / 3
 
     def _ask_early(self, connection: Connection, early: Early) -> Body | None:
         """Send an early request and return its answer, or None if there is none that is of use."""
@@ -409,9 +410,10 @@ class Worker:
         for number, begin, end in plan.contents(early, wait_for_index):
             low, high = max(begin, at), min(end, early.stop)
             data = memoryview(bytearray(high - at))
+            begun = time.monotonic()
             read_exactly(body, data, self._patience())
             received = time.monotonic()
-            self._count_bytes(high - low)
+            self._count_bytes(high - low, received - begun)
             packed, at = data[low - at :], high
             with self._changed:
                 if not plan.expects(number):
@@ -466,9 +468,11 @@ class Worker:
         buffer = memoryview(bytearray(max((frame.packed for frame in frames), default=0)))
         for frame in frames:
             packed = buffer[: frame.packed]
+            begun = time.monotonic()
             read_exactly(body, packed, self._patience())
-            self._count_bytes(frame.packed)
-            self._land_frame(plan, request.section, frame, decompress, packed, (requested, time.monotonic()))
+            received = time.monotonic()
+            self._count_bytes(frame.packed, received - begun)
+            self._land_frame(plan, request.section, frame, decompress, packed, (requested, received))
             request.frames.popleft()
         if request.index:
             # Behind the frames comes the head of the skippable frame, then its content.
@@ -545,15 +549,14 @@ class Worker:
         with self._changed:
             if self._etag is None:
                 self._etag = body.etag
-            if not self._began:
-                self._began = time.monotonic()
             self._refused_since, self._refusals = None, 0
             self.stats.requests += 1
             self.stats.first_byte.append(body.first_byte)
 
-    def _count_bytes(self, count: int) -> None:
+    def _count_bytes(self, count: int, seconds: float = 0.0) -> None:
         with self._changed:
             self.stats.bytes += count
+            self._reading += seconds
 
     def _left(self) -> float:
         return float("inf") if self._deadline is None else self._deadline - time.monotonic()
