@@ -75,7 +75,6 @@ CONDITIONS = (
     SLOW,
     describe("unshaped", 2),
     describe("3 Gbit/s", 1),
-    describe("75 MiB/s", 1),
     describe("3 Gbit/s", 2, tls=True),
     *(describe("3 Gbit/s", 2, memory=memory) for memory in (512, FULL_PROCESSOR, 3008)),
 )

@@ -393,3 +393,46 @@ def test_an_early_request_that_nobody_needs_is_not_waited_for(run_python: RunPyt
             "with lazydeps.load(ref):\n    import short\nprint(json.dumps(short.N))"
         )
         assert run(run_python, f"{server.url}#root={pack.root}", code) == 39
+
+
+@pytest.mark.parametrize("host", ["fork", "threads"])
+def test_refusals_are_waited_out(run_python: RunPython, long: Written, host: str) -> None:
+    """A source that is asked too much may refuse more often than it may fail. Then it gets few, large requests."""
+    content = long.path.read_bytes()
+    served: list[int] = []
+    refused = 0
+
+    def script(request: Request) -> Answer:
+        nonlocal refused
+        start, stop = request.span(content)
+        if refused < 9 or (start and refused < 30):
+            refused += 1
+            return s3_error(503, "SlowDown")
+        served.append(stop - start)
+        return ranged(request, content)
+
+    with ScriptedServer(script) as server:
+        code = (THREADS if host == "threads" else "") + (
+            "import lazydeps._worker as worker\nworker.PAUSE = 0.02\n"
+            "with lazydeps.load(ref):\n    import last\n"
+            "print(json.dumps([last.N, lazydeps.report().packs[0].retries]))"
+        )
+        assert run(run_python, f"{server.url}#root={long.root}", code) == [9 * 400_000, 30]
+    assert len(served) <= 3  # the head; what is left of the boot set; perhaps the index apart
+
+
+def test_refusals_without_end(run_python: RunPython, pack: Written) -> None:
+    """One clear error, when the time for patience is over."""
+    with ScriptedServer(lambda request: s3_error(503, "SlowDown")) as server:
+        code = """
+import lazydeps._worker as worker
+worker.PAUSE, worker.REFUSAL_SECONDS = 0.02, 0.5
+try:
+    with lazydeps.load(ref):
+        import many
+except lazydeps.FetchError as error:
+    print(json.dumps([error.status, str(error)]))
+"""
+        status, message = run(run_python, f"{server.url}#root={pack.root}", code)
+    assert status == 503
+    assert "SlowDown" in message
