@@ -341,9 +341,14 @@ class _Watch:
 
     def _look(self) -> None:
         walked = 0.0
+        before = 0
         while True:
             over = self._over.is_set()  # asked before the last look, so that the final state is seen
-            self.memory = max(self.memory, sum(map(_proportional_memory, _tree(self._pid))))
+            now = sum(map(_proportional_memory, _tree(self._pid)))
+            # Seen twice: a child that `subprocess` has just made shows its parent's memory as its own until it runs a
+            # program of its own (vfork), which is over by the next look.
+            self.memory = max(self.memory, min(before, now))
+            before = now
             if self._volume:
                 facts = os.statvfs(self._folder)
                 self.store = max(self.store, (facts.f_blocks - facts.f_bfree) * facts.f_frsize)

@@ -199,7 +199,9 @@ def test_a_second_process_finds_the_store(run_python: RunPython, pack: Written) 
     code = (
         IN_BLOCK + "p = lazydeps.report().packs[0]; print(json.dumps([alpha.READ, p.host, p.requests, p.store_reused]))"
     )
-    assert run(run_python, pack, code)[1:] == ["fork", 1, False]  # the whole of this pack comes by the first request
+    host, requests, reused = run(run_python, pack, code)[1:]
+    assert (host, reused) == ("fork", False)
+    assert 1 <= requests <= 6  # this pack comes by the first one; early ones may have been sent beside it
     assert run(run_python, pack, code) == ["read during import", "none", 0, True]
 
 

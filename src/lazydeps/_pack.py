@@ -228,6 +228,8 @@ class Root:
             sizes = [facts["index"][name] for name in ("packed", "unpacked", "frames", "data_frames")]
             if not all(type(size) is int and 0 <= size <= limits.index for size in sizes):
                 raise PackFormatError(f"the pack's index claims sizes {sizes}; the limit is {limits.index} bytes.")
+            if not sizes[0]:
+                raise PackFormatError("the pack's root claims an index of no bytes.")
             if facts["index"]["data_frames"] > facts["index"]["frames"]:
                 raise PackFormatError("the pack's index claims more data frames than frames.")
             bytes.fromhex(facts["index"]["digest"])

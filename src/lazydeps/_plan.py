@@ -53,6 +53,7 @@ class Early:
 
     def __init__(self, start: int, stop: int) -> None:
         self.start = start
+        """Where what is still to come begins: whoever receives it moves this on."""
         self.stop = stop
         self.open = True
         """Whether what lies in it may still come."""

@@ -36,8 +36,8 @@ class Loading:
 
     def __enter__(self) -> Loading:
         # Without packs the block is the user's own business.
-        self._collected = bool(self._sessions) and gc.isenabled()
-        if self._collected:
+        if self._sessions and gc.isenabled():
+            self._collected = True
             gc.disable()
         return self
 
@@ -47,11 +47,16 @@ class Loading:
         try:
             if kind is None:
                 self.wait()
-            else:
+                return
+        except BaseException:
+            kind = BaseException
+            raise
+        finally:
+            if kind is not None:
                 for session in self._sessions:
                     session.stop()
-        finally:
             if self._collected:
+                self._collected = False
                 _collect_again()
 
     def wait(self, *, complete: bool = False) -> None:

@@ -252,15 +252,17 @@ class Session:
 
         That costs nothing while an import waits for its bytes, and later nothing at all.
         """
-        while self._ahead:
-            name = self._ahead.popleft()
+        while True:
+            try:
+                name = self._ahead.popleft()
+            except IndexError:  # not a question asked before: other threads wait, and take from it, too
+                return False
             if name not in sys.modules and name.partition(".")[0] in sys.stdlib_module_names:
                 try:
                     __import__(name)
                 except Exception:
                     pass  # whoever really wants it gets the error
                 return True
-        return False
 
     def _await(
         self,

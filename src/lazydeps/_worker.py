@@ -119,6 +119,8 @@ class Worker:
         self._early: list[Early] = []
         self._asking: dict[Early, Connection] = {}
         """Where early requests wait for their answer."""
+        self._waiting = 0
+        """How many of the active ones wait until the index says what their early request brings."""
         self._reading = 0.0
         """Seconds that all connections together have spent on receiving `Stats.bytes`."""
         self._refused_since: float | None = None
@@ -211,8 +213,8 @@ class Worker:
 
         for early in earlies:
             thread = Thread(target=self._connection_loop, args=(None, early), daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     def _take_lock(self) -> None:
         waited = time.monotonic()
@@ -250,6 +252,8 @@ class Worker:
         return connection, head
 
     def _fetch_head(self, connection: Connection) -> Head:
+        with self._changed:
+            self.stats.requests += 1
         try:
             head = self._once_more(ROOT, fetch_head, connection, self._ref.root, self._config.limits)
         except BaseException:
@@ -291,6 +295,8 @@ class Worker:
             self._plan = plan = Plan(
                 self._root, rest, missing=self._store.missing, only=self._only, complete=self._complete, early=early
             )
+            if self._refusals:
+                plan.gather()
             self._active += sum(one.open for one in early)
             for one, waiting in self._asking.items():
                 if not one.open:
@@ -346,7 +352,7 @@ class Worker:
         with self._changed:
             while not self._over():
                 pause = self._not_before - time.monotonic()
-                if pause <= 0 and (self._active < FEW or not self._link_is_full()):
+                if pause <= 0 and (self._active - self._waiting < FEW or not self._link_is_full()):
                     request = plan.take()
                     if request is not None:
                         self._active += 1
@@ -368,7 +374,7 @@ class Worker:
                 return None
             self._asking[early] = connection
         try:
-            body = connection.get(early.start, early.stop)
+            return self._get(connection, early.start, early.stop)
         except LazydepsError as error:
             # It lies beyond the pack's end; or the first request meets the same trouble and tells of it.
             if isinstance(error, FetchError) and error.status in REFUSED:
@@ -377,8 +383,6 @@ class Worker:
         finally:
             with self._changed:
                 del self._asking[early]
-        self._count(body)
-        return body
 
     def _serve_early(
         self, plan: Plan, connection: Connection, early: Early, decompress: Decompress, body: Body | None
@@ -402,8 +406,12 @@ class Worker:
     def _receive_early(self, plan: Plan, early: Early, decompress: Decompress, body: Body) -> None:
         def wait_for_index() -> None:
             with self._changed:
+                # Whoever else is free may have to bring it.
+                self._waiting += 1
+                self._changed.notify_all()
                 while plan.rest is None and not self._over():
                     self._changed.wait()
+                self._waiting -= 1
 
         requested = time.monotonic()
         at = early.start
@@ -416,6 +424,7 @@ class Worker:
             self._count_bytes(high - low, received - begun)
             packed, at = data[low - at :], high
             with self._changed:
+                early.start = at
                 if not plan.expects(number):
                     continue
                 if len(packed) < end - begin:
@@ -430,7 +439,7 @@ class Worker:
                 else:
                     section = plan.section_of(number)
                     self._land_frame(plan, section, section.frame(number), decompress, packed, (requested, received))
-            except FetchError:  # it came damaged
+            except (FetchError, PackFormatError):  # asked for the plain way, it comes whole or says what is wrong
                 with self._changed:
                     plan.give_back(number)
                 raise
@@ -463,8 +472,7 @@ class Worker:
         index_start, index_stop = self._root.index_span
         start = frames[0].start if frames else index_start
         stop = index_stop if request.index else frames[-1].start + frames[-1].packed
-        body = connection.get(start, stop, etag=self._etag)
-        self._count(body)
+        body = self._get(connection, start, stop, etag=self._etag)
         buffer = memoryview(bytearray(max((frame.packed for frame in frames), default=0)))
         for frame in frames:
             packed = buffer[: frame.packed]
@@ -545,12 +553,18 @@ class Worker:
 
     # -- shared
 
+    def _get(self, connection: Connection, start: int, stop: int, *, etag: str | None = None) -> Body:
+        with self._changed:
+            self.stats.requests += 1
+        body = connection.get(start, stop, etag=etag)
+        self._count(body)
+        return body
+
     def _count(self, body: Body) -> None:
         with self._changed:
             if self._etag is None:
                 self._etag = body.etag
             self._refused_since, self._refusals = None, 0
-            self.stats.requests += 1
             self.stats.first_byte.append(body.first_byte)
 
     def _count_bytes(self, count: int, seconds: float = 0.0) -> None:
@@ -576,32 +590,38 @@ class Worker:
                 if error.status in REFUSED and self._attempts > 1:
                     if not patient or not self._may_wait(error):
                         raise
-                    time.sleep(max(0.0, self._not_before - time.monotonic()))
+                    self._pause(self._not_before - time.monotonic())
                     continue
                 tries += 1
                 pause = backoff(tries, error.retry_after, _random())
                 if not error.retryable or tries >= self._attempts or pause > self._left() or self._over():
                     raise
                 self.stats.retries += 1
-                time.sleep(pause)
+                self._pause(pause)
+
+    def _pause(self, seconds: float) -> None:
+        """Sleep, unless it is over."""
+        end = time.monotonic() + seconds
+        with self._changed:
+            while not self._over() and (left := end - time.monotonic()) > 0:
+                self._changed.wait(left)
 
     def _may_wait(self, error: FetchError) -> bool:
         """After a failure: whether it is a refusal that there is time to wait out. Sets the time to wait until."""
         if error.status not in REFUSED or self._attempts == 1 or self._over():
             return False
-        self._note_refusal(error)
-        assert self._refused_since is not None
-        if self._not_before - self._refused_since > REFUSAL_SECONDS:
-            return False
-        return self._not_before - time.monotonic() < self._left()
+        patience, pause = self._note_refusal(error)
+        return patience <= REFUSAL_SECONDS and pause < self._left()
 
-    def _note_refusal(self, error: FetchError) -> None:
+    def _note_refusal(self, error: FetchError) -> tuple[float, float]:
+        """Set the time to wait until; return the seconds from the first refusal until then, and from now."""
         with self._changed:
             now = time.monotonic()
             self._refused_since = self._refused_since or now
             self._refusals += 1
             self.stats.retries += 1
-            self._not_before = now + backoff(self._refusals, error.retry_after, _random())
+            self._not_before = max(self._not_before, now + backoff(self._refusals, error.retry_after, _random()))
+            return self._not_before - self._refused_since, self._not_before - now
 
     def _phase(self, name: str) -> _Phase:
         return _Phase(self.stats, name)

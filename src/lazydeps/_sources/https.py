@@ -238,10 +238,11 @@ class HttpConnection(Connection):
         """Shut the socket down under whoever waits for it."""
         sock = self._socket
         if sock is not None:
-            from socket import SHUT_RDWR
+            from socket import SHUT_RDWR, socket
 
             try:
-                sock.shutdown(SHUT_RDWR)
+                # Not `SSLSocket.shutdown`: that one takes the encryption away under a thread that may be sending.
+                socket.shutdown(sock, SHUT_RDWR)
             except OSError:
                 pass  # not connected yet, or not any more
 
@@ -429,7 +430,7 @@ class Answer:
         self.status = status
         self.length: int | None = length
         self.chunked = False
-        self.will_close = fields.get("connection", "").lower() == "close"
+        self.will_close = "close" in fields.get("connection", "").lower() or len(ahead) > length
 
     @classmethod
     def parse(cls, sock: socket, head: bytes, ahead: bytes) -> Answer | None:
@@ -470,6 +471,8 @@ def _read_headers(sock: socket) -> Answer | HTTPResponse:
     head = b""
     while len(head) < LONGEST_HEADERS:
         data = sock.recv(8192)
+        if not data and not head:
+            raise ConnectionResetError("the connection was closed instead of an answer")
         head += data
         end = head.find(b"\r\n\r\n")
         if end >= 0 or not data:
