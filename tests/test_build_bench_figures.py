@@ -306,12 +306,13 @@ def test_the_backoff_is_the_clients(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     now = [100.0]
     pauses: list[float] = []
 
-    def sleep(seconds: float) -> None:
+    def pause(self: _worker.Worker, seconds: float) -> None:
         pauses.append(seconds)
         now[0] += seconds
 
     monkeypatch.setattr(_worker, "_random", lambda: 0.75)
-    monkeypatch.setattr(_worker, "time", SimpleNamespace(monotonic=lambda: now[0], sleep=sleep))
+    monkeypatch.setattr(_worker, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(_worker.Worker, "_pause", pause)
     worker = _worker.Worker(
         ref=Ref("file:///p", bytes(32)),
         source=open_source("file:///p", {}),
