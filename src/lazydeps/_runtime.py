@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from ._finder import PackFinder
     from ._session import Session
 
+FROZEN = 1000
+"""Frozen objects from which on somebody has frozen them: 3.12 has about 400 of its own, every program has thousands."""
 _sessions: dict[Ref, Session] = {}
 _finder: PackFinder | None = None
 
@@ -178,7 +180,7 @@ def _collect_again() -> None:
     The young objects would all be visited at the next allocation. Frozen and thawed at once, they stand among the old
     ones, where the next full collection finds them, without one of them having been looked at.
     """
-    if not gc.get_freeze_count():  # else thawing would undo what somebody froze on purpose
+    if gc.get_freeze_count() < FROZEN:  # else thawing would undo what somebody froze on purpose
         gc.freeze()
         gc.unfreeze()
     gc.enable()
