@@ -47,7 +47,7 @@ from lazydeps._config import CONNECTIONS, SOCKET_TIMEOUT
 from lazydeps._fetch import HEAD
 from lazydeps._pack import SKIPPABLE_HEADER, Section
 from lazydeps._plan import GATHERED, Early, Plan, early_ranges
-from lazydeps._worker import ATTEMPTS, REFUSAL_SECONDS, backoff
+from lazydeps._retry import ATTEMPTS, REFUSAL_SECONDS, backoff
 from lazydeps.build.read import as_ref, open_pack
 
 if TYPE_CHECKING:

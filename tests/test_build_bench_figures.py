@@ -8,6 +8,7 @@ import random
 import re
 import subprocess
 import sys
+import threading
 import xml.etree.ElementTree as ET
 from dataclasses import asdict, replace
 from datetime import date
@@ -20,7 +21,7 @@ import pytest
 from support_packs import pack_tree, write_tree
 
 from benchmarks import cost, storm
-from lazydeps import _worker
+from lazydeps import _retry, _worker
 from lazydeps._config import Config
 from lazydeps._ref import Ref
 from lazydeps._sources import open_source
@@ -302,32 +303,27 @@ def test_the_plan_is_what_a_real_client_sends(tmp_path: Path) -> None:
     assert start.size == worker.stats.bytes
 
 
-def test_the_backoff_is_the_clients(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_backoff_is_the_clients(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [100.0]
     pauses: list[float] = []
 
-    def pause(self: _worker.Worker, seconds: float) -> None:
+    def pause(self: _retry.Retry, seconds: float) -> None:
         pauses.append(seconds)
         now[0] += seconds
 
-    monkeypatch.setattr(_worker, "_random", lambda: 0.75)
-    monkeypatch.setattr(_worker, "time", SimpleNamespace(monotonic=lambda: now[0]))
-    monkeypatch.setattr(_worker.Worker, "_pause", pause)
-    worker = _worker.Worker(
-        ref=Ref("file:///p", bytes(32)),
-        source=open_source("file:///p", {}),
-        store=Store(str(tmp_path), bytes(32)),
-        config=Config(),
-    )
+    monkeypatch.setattr(_retry, "_random", lambda: 0.75)
+    monkeypatch.setattr(_retry, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(_retry.Retry, "pause", pause)
+    retry = _retry.Retry(url="file:///p", counters=_worker.Stats(), changed=threading.Condition())
 
     def refused() -> None:
         raise FetchError("503", status=503, retryable=True)
 
     with pytest.raises(FetchError):
-        worker._retrying(refused, patient=True)
+        retry.run(refused, _retry.Tries(), patient=True)
     assert pauses == pytest.approx([storm.CLIENT.backoff(tries, None, 0.75) for tries in range(1, len(pauses) + 1)])
     assert sum(pauses) <= storm.CLIENT.budget < sum(pauses) + storm.CLIENT.backoff(len(pauses) + 1, None, 0.75)
-    assert storm.CLIENT.backoff(1, 100.0, 0.0) == _worker.PAUSE
+    assert storm.CLIENT.backoff(1, 100.0, 0.0) == _retry.PAUSE
 
 
 def test_an_invented_start_brings_everything_once() -> None:

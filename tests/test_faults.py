@@ -413,7 +413,7 @@ def test_refusals_are_waited_out(run_python: RunPython, long: Written, host: str
 
     with ScriptedServer(script) as server:
         code = (THREADS if host == "threads" else "") + (
-            "import lazydeps._worker as worker\nworker.PAUSE = 0.02\n"
+            "import lazydeps._retry as retry\nretry.PAUSE = 0.02\n"
             "with lazydeps.load(ref):\n    import last\n"
             "print(json.dumps([last.N, lazydeps.report().packs[0].retries]))"
         )
@@ -425,8 +425,8 @@ def test_refusals_without_end(run_python: RunPython, pack: Written) -> None:
     """One clear error, when the time for patience is over."""
     with ScriptedServer(lambda request: s3_error(503, "SlowDown")) as server:
         code = """
-import lazydeps._worker as worker
-worker.PAUSE, worker.REFUSAL_SECONDS = 0.02, 0.5
+import lazydeps._retry as retry
+retry.PAUSE, retry.REFUSAL_SECONDS = 0.02, 0.5
 try:
     with lazydeps.load(ref):
         import many

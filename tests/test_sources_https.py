@@ -6,6 +6,7 @@ import http.client
 import socket
 import ssl
 import threading
+import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Protocol
 
@@ -255,7 +256,7 @@ def test_headers_that_come_in_pieces(cut: int) -> None:
         sender.sendall(data[:cut])
         later = threading.Timer(0.05, sender.sendall, [data[cut:]])
         later.start()
-        found = module._read_headers(receiver)
+        found = module._read_headers(receiver, receiver.recv(8192), time.monotonic() + 30)
         later.join()
         assert isinstance(found, module.Answer)
         body, view = b"", memoryview(bytearray(3))

@@ -10,6 +10,7 @@ Importing this package has no side effects: no network, no threads, no files.
 
 from __future__ import annotations
 
+from ._deadline import deadline
 from ._runtime import Loading, lazy, load, report, uninstall, wait
 from .errors import (
     ConfigError,
@@ -39,6 +40,7 @@ __all__ = [
     "Report",
     "UnsafeArchiveError",
     "__version__",
+    "deadline",
     "lazy",
     "load",
     "report",

@@ -34,13 +34,16 @@ class Head:
         """Offset in the pack behind the body's last byte."""
 
 
-def fetch_head(connection: Connection, expected: bytes | None, limits: Limits) -> Head:
+def fetch_head(
+    connection: Connection, expected: bytes | None, limits: Limits, check: Callable[[], None] | None = None
+) -> Head:
     """Fetch and check a pack's root, and keep the rest of the request that brought it.
 
     Args:
         connection: to the source of the pack.
         expected: the pinned digest, or None.
         limits: bounds on the root's size.
+        check: called before each wait for bytes; what it raises ends the reading.
 
     Raises:
         FetchError: the source failed.
@@ -50,7 +53,7 @@ def fetch_head(connection: Connection, expected: bytes | None, limits: Limits) -
     body = connection.get(0, HEAD)
     stop = body.size
     start = bytearray(min(SKIPPABLE_HEADER, body.total))
-    read_exactly(body, memoryview(start))
+    read_exactly(body, memoryview(start), check)
     size = root_size(start, limits=limits)
     if SKIPPABLE_HEADER + size > body.total:
         raise PackFormatError(f"the pack is cut off: it has {body.total} bytes and its root alone needs {size}.")
@@ -61,7 +64,7 @@ def fetch_head(connection: Connection, expected: bytes | None, limits: Limits) -
         body = connection.get(SKIPPABLE_HEADER, SKIPPABLE_HEADER + size + HEAD, etag=etag)
         stop = SKIPPABLE_HEADER + body.size
     content = bytearray(size)
-    read_exactly(body, memoryview(content))
+    read_exactly(body, memoryview(content), check)
     check_root(content, expected)
     return Head(bytes(content), body, stop)
 

@@ -36,7 +36,7 @@ INDEX = -1
 class Request:
     """A run of neighbouring frames, perhaps with the index behind it, that one ranged GET brings."""
 
-    __slots__ = ("frames", "index", "section")
+    __slots__ = ("frames", "index", "section", "tries")
 
     def __init__(self, section: Section, frames: Iterable[int], *, index: bool = False) -> None:
         self.section = section
@@ -44,6 +44,8 @@ class Request:
         """What is still to come."""
         self.index = index
         """Whether the index is still to come, too. It lies behind the last boot frame."""
+        self.tries = 0
+        """How often it has failed since a frame of it landed."""
 
 
 class Early:
@@ -235,6 +237,7 @@ class Plan:
             ):
                 last.frames.extend(request.frames)
                 last.index = request.index
+                last.tries = max(last.tries, request.tries)
                 room -= packed
             else:
                 gathered.append(request)

@@ -10,13 +10,15 @@ import sys
 import time
 from _thread import RLock
 
+from . import _deadline
 from ._fetch import fetch_head, new_decompressor
 from ._host import ForkHost, Host, ThreadHost, fork_is_safe
 from ._plan import INDEX
 from ._ref import Ref
+from ._retry import Retry, Tries
 from ._store import Store, forget_locks
 from ._target import check_host
-from ._worker import Worker, WorkerThread, forget_threads
+from ._worker import Stats, Worker, WorkerThread, forget_threads
 from .errors import ConfigError, FetchError, LazydepsError
 from .events import FrameTimes, PackReport, Phase, Stall
 
@@ -306,15 +308,26 @@ class Session:
                     raise self._lost()
             if within is not None and time.monotonic() - begin > within:
                 raise FetchError(f"{module} did not come within {within:g} seconds.", url=self._source.url)
-            if self._deadline is not None and time.monotonic() > self._deadline:
-                self._spare_until = time.monotonic() + SPARE
-                raise FetchError(
-                    f"the pack did not arrive within the {self._config.timeout} seconds that LAZYDEPS_TIMEOUT or "
-                    f"load(timeout=…) gave it; {module} was waiting. What has landed is kept for the next start.",
-                    url=self._source.url,
-                )
+            self._check_time(module)
         if module:
             self._note_stall(module, begin, frame, worked)
+
+    def _check_time(self, module: str) -> None:
+        now = time.monotonic()
+        own = self._deadline is not None and now > self._deadline
+        limit = _deadline.end()
+        if own or (limit is not None and now > limit):
+            self._spare_until = now + SPARE
+            raise FetchError(
+                "the pack did not arrive within "
+                + (
+                    f"the {self._config.timeout} seconds that LAZYDEPS_TIMEOUT or load(timeout=…) gave it"
+                    if own and self._config.timeout is not None
+                    else "the time that lazydeps.deadline left"
+                )
+                + f"; {module or 'an import'} was waiting. What has landed is kept for the next try.",
+                url=self._source.url,
+            )
 
     def _step(self) -> bool:
         """Wait a little for the worker, or see to one. Return whether one has ended and said that all is well."""
@@ -355,12 +368,20 @@ class Session:
         )
 
     def _start_host(self, *, threads: bool = False) -> None:
+        seconds = _deadline.seconds_left(self._config.timeout)
+
         def worker_for(wake: Callable[[], None]) -> Worker:
-            return Worker(ref=self.ref, source=self._source, store=self._new_store(), config=self._config, wake=wake)
+            return Worker(
+                ref=self.ref,
+                source=self._source,
+                store=self._new_store(),
+                config=self._config,
+                wake=wake,
+                seconds=seconds,
+            )
 
         self._error, self._error_until = None, float("inf")
-        if self._config.timeout is not None:
-            self._deadline = time.monotonic() + self._config.timeout
+        self._deadline = None if seconds is None else time.monotonic() + seconds
         host_for = ThreadHost if threads or not fork_is_safe() else ForkHost
         if host_for is ThreadHost:
             # Imported here, not in the worker's thread: this thread may hold the lock of a packed module of that name.
@@ -374,8 +395,14 @@ class Session:
         self, *, only: list[int] | tuple[()] | None = None, complete: bool = False, within: float | None = None
     ) -> None:
         """Run a worker in this thread."""
-        if not self._inline.acquire(timeout=-1 if within is None else within):
-            raise FetchError("another thread is fetching from the same pack.", url=self._source.url)
+        seconds = _deadline.seconds_left(self._config.timeout if within is None else within)
+        if not self._inline.acquire(timeout=-1 if seconds is None else seconds):
+            raise FetchError(
+                f"another thread is fetching from the same pack, for longer than the {seconds:g} seconds that this one "
+                "has. Try again.",
+                url=self._source.url,
+                retryable=True,
+            )
         try:
             if only is not None:
                 only = self.store.missing(only) or ()
@@ -386,7 +413,8 @@ class Session:
                 config=self._config,
                 only=only,
                 complete=complete,
-                within=within,
+                seconds=seconds,
+                once=within is not None,
             )
             try:
                 worker.run()
@@ -455,6 +483,7 @@ class Session:
             store_reused=self._reused or bool(root and self._host is None and fetched > len(frames)),
             requests=sum(result["requests"] for result in self._results),
             retries=sum(result["retries"] for result in self._results),
+            hedges=sum(result["hedges"] for result in self._results),
             bytes_received=sum(result["bytes"] for result in self._results),
             boot_bytes=root.boot.starts[-1] if root else 0,
             cold_frames_fetched=sum(frame.set == "cold" for frame in frames),
@@ -486,11 +515,19 @@ def _pin(ref: Ref, source: Source, config: Config) -> Ref:
             f"{ref.url} is not pinned, so whoever can write there could run code here. Use the reference that "
             "`lazydeps push` or `lazydeps inspect` prints (URL#root=sha256:HEX), or set LAZYDEPS_ALLOW_UNPINNED=1."
         )
+    from threading import Condition
+
     from ._digest import sha256_digest
 
     connection = source.connect(timeout=config.socket_timeout)
+    retry = Retry(
+        url=source.url,
+        counters=Stats(),
+        changed=Condition(),
+        seconds=_deadline.seconds_left(config.timeout),
+    )
     try:
-        head = fetch_head(connection, None, config.limits)
+        head = retry.run(lambda: fetch_head(connection, None, config.limits, retry.watch()), Tries(), patient=True)
         head.body.close()
     finally:
         connection.close()

@@ -77,15 +77,23 @@ class Store:
         """
         try:
             os.makedirs(os.path.dirname(self.directory), exist_ok=True)
-            for path in (self.directory, self.path, self.tree, f"{self.path}/parts"):
-                try:
-                    os.mkdir(path, 0o700)
-                    if path == self.tree:
-                        # A new tree holds nothing, whatever an older record says of what had landed.
-                        self._remove("landed")
-                except FileExistsError:
-                    pass
-                _check_owner(path)
+            for path in (self.directory, self.path, f"{self.path}/parts"):
+                _make_folder(path)
+        except OSError as error:
+            raise explain(error, self.directory) from error
+
+    def prepare_tree(self) -> None:
+        """Create the tree where it is missing. Needs the lock.
+
+        Raises:
+            ConfigError: it cannot be created, or is not ours.
+        """
+        try:
+            if not os.path.lexists(self.tree):
+                # A new tree holds nothing, whatever an older record says of what had landed. First the record goes:
+                # a process that finds a tree believes the record beside it.
+                self._remove("landed")
+            _make_folder(self.tree)
         except OSError as error:
             raise explain(error, self.directory) from error
 
@@ -355,6 +363,14 @@ class Landing:
                     self._place(part, target)
                 except OSError as error:
                     raise explain(error, self._store.directory) from error
+
+
+def _make_folder(path: str) -> None:
+    try:
+        os.mkdir(path, 0o700)
+    except FileExistsError:
+        pass
+    _check_owner(path)
 
 
 def _check_owner(path: str) -> None:

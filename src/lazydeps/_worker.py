@@ -6,13 +6,13 @@ and one result at the end. The hosts that run it are in `_host`.
 
 from __future__ import annotations
 
-import os
 import time
 from _thread import allocate_lock, get_ident
 
 from ._fetch import fetch_head, new_decompressor, read_exactly, unpack, unpack_index
 from ._pack import SKIPPABLE_HEADER, Root
 from ._plan import INDEX, Early, Plan, early_ranges
+from ._retry import REFUSED, Retry, Tries
 from ._store import Landing, Store, check_space
 from ._target import check_host
 from .errors import FetchError, IntegrityError, LazydepsError, PackFormatError
@@ -32,15 +32,6 @@ if TYPE_CHECKING:
 
     Result = TypeVar("Result")
 
-ATTEMPTS = 5
-"""How often a request is sent before its failure is final."""
-REFUSED = (429, 503)
-"""What S3 answers when a prefix is asked too much at once, by all who ask together."""
-REFUSAL_SECONDS = 60.0
-"""How long such refusals are met with patience instead. A thousand sandboxes that start at once need a few seconds, ten
-thousand about ten (benchmarks/storm.py); five attempts would lose most of them."""
-FIRST_PAUSE, PAUSE = 0.05, 2.0
-"""The longest pause after a first failure and after any, seconds, whatever the server asks for."""
 PER_CONNECTION = 85e6
 """Bytes a second that S3 gives one connection."""
 FEW = 3
@@ -48,8 +39,8 @@ FEW = 3
 nothing sooner, but what is needed first together with what is needed later."""
 LOCK_SECONDS = 120.0
 """How long a worker waits for another process that is landing the same pack."""
-FRAME_SECONDS = 20.0
-"""How long one frame may take to come: a source that trickles is as good as none."""
+JOIN_SECONDS = 0.05
+"""How long it waits for one of its threads to end before it interrupts it again."""
 ROOT = -2
 """Stands for the root where frames are numbered."""
 _threads: set[int] = set()
@@ -64,6 +55,7 @@ class Stats:
         self.requests = 0
         self.bytes = 0
         self.retries = 0
+        self.hedges = 0
         self.phases: list[tuple[str, float, float]] = []
         self.first_byte: list[float] = []
 
@@ -85,7 +77,8 @@ class Worker:
         wake: Callable[[], None] = lambda: None,
         only: Sequence[int] | None = None,
         complete: bool = False,
-        within: float | None = None,
+        seconds: float | None = None,
+        once: bool = False,
     ) -> None:
         """Describe the work; `run` does it.
 
@@ -97,7 +90,8 @@ class Worker:
             wake: called after each step that an importer may be waiting for.
             only: these data or cold frames instead of the boot and data sets.
             complete: every frame, and the boot set's bytecode as plain files too.
-            within: seconds for all of it, and no second try. None: what the configuration says.
+            seconds: all the time there is for it. None: no end but those of `_retry`.
+            once: whether a first failure is final.
         """
         self.stats = Stats()
         self._ref = ref
@@ -110,7 +104,7 @@ class Worker:
         self._etag: str | None = None
         self._root: Root
         self._plan: Plan | None = None
-        self._landing: Landing
+        self._landing: Landing | None = None
         self._active = 0
         """How many connections are bringing something."""
         self._error: BaseException | None = None
@@ -123,19 +117,14 @@ class Worker:
         """How many of the active ones wait until the index says what their early request brings."""
         self._reading = 0.0
         """Seconds that all connections together have spent on receiving `Stats.bytes`."""
-        self._refused_since: float | None = None
-        self._refusals = 0
-        self._not_before = 0.0
-        """No request is sent before this time, because the source asked for a pause."""
         self._connections: list[Connection] = []
         self._threads: list[Thread] = []
-        self._attempts = ATTEMPTS if within is None else 1
-        seconds = config.timeout if within is None else within
-        self._deadline = None if seconds is None else time.monotonic() + seconds
-        self._socket_timeout = config.socket_timeout if within is None else min(within, config.socket_timeout)
         from threading import Condition
 
         self._changed = Condition(allocate_lock())
+        self._retry = Retry(
+            url=source.url, counters=self.stats, changed=self._changed, over=self._over, seconds=seconds, once=once
+        )
 
     def run(self) -> None:
         """Do the work.
@@ -153,6 +142,7 @@ class Worker:
             self._take_lock()
         try:
             try:
+                store.prepare_tree()
                 with self._phase("root"):
                     connection, head = self._obtain_root()
                 self._landing = Landing(store, self._root, allocate_lock())
@@ -166,9 +156,8 @@ class Worker:
                 self._interrupt()
                 raise
             finally:
-                for thread in self._threads:
-                    thread.join()
-                if self._plan is not None:
+                self._join_threads()
+                if self._landing is not None:
                     self._landing.close()
         finally:
             store.unlock()
@@ -184,6 +173,13 @@ class Worker:
         for connection in tuple(self._connections):
             connection.interrupt()
 
+    def _join_threads(self) -> None:
+        for thread in self._threads:
+            while thread.is_alive():
+                if self._over():
+                    self._interrupt()  # once is not enough: a thread may just have been about to connect
+                thread.join(JOIN_SECONDS)
+
     def _fail(self, error: BaseException) -> None:
         """Let every thread know that it is over."""
         with self._changed:
@@ -194,7 +190,8 @@ class Worker:
         return self._stopped or self._error is not None
 
     def _connect(self) -> Connection:
-        connection = self._source.connect(timeout=self._socket_timeout)
+        connection = self._source.connect(timeout=self._config.socket_timeout)
+        connection.may_hedge = self._retry.may_hedge
         self._connections.append(connection)
         return connection
 
@@ -217,15 +214,16 @@ class Worker:
             self._threads.append(thread)
 
     def _take_lock(self) -> None:
-        waited = time.monotonic()
+        waited = 0.0
         pause = 0.001
         while not self._store.try_lock():
-            if self._stopped or time.monotonic() - waited > LOCK_SECONDS or self._left() <= 0:
+            if self._stopped or waited > LOCK_SECONDS or self._retry.left() <= 0:
                 raise LazydepsError(
-                    f"another process has held {self._store.path}/lock for {time.monotonic() - waited:.0f} seconds "
+                    f"another process has held {self._store.path}/lock for {waited:.0f} seconds "
                     "while landing the same pack. End that process, or set LAZYDEPS_DIR to another folder."
                 )
             time.sleep(pause)
+            waited += pause  # not the clock: a sandbox that was frozen has not been waiting
             pause = min(pause * 1.5, 0.02)
 
     def _obtain_root(self) -> tuple[Connection | None, Head | None]:
@@ -238,7 +236,7 @@ class Worker:
             if self._only is None:
                 self._early = early_ranges(self._config.connections)
                 self._start_threads(self._early)
-            head = self._retrying(lambda: self._fetch_head(connection), patient=True)
+            head = self._retry.run(lambda: self._fetch_head(connection), Tries(), patient=True)
             root = Root(head.content, limits=limits)
             check_host(root)
             root.boot.validate(limits)
@@ -255,7 +253,9 @@ class Worker:
         with self._changed:
             self.stats.requests += 1
         try:
-            head = self._once_more(ROOT, fetch_head, connection, self._ref.root, self._config.limits)
+            connection.timeout = self._retry.timeout(self._config.socket_timeout)
+            check = self._retry.watch()
+            head = self._once_more(ROOT, fetch_head, connection, self._ref.root, self._config.limits, check)
         except BaseException:
             connection.close()
             raise
@@ -295,7 +295,7 @@ class Worker:
             self._plan = plan = Plan(
                 self._root, rest, missing=self._store.missing, only=self._only, complete=self._complete, early=early
             )
-            if self._refusals:
+            if self._retry.refused:
                 plan.gather()
             self._active += sum(one.open for one in early)
             for one, waiting in self._asking.items():
@@ -305,8 +305,7 @@ class Worker:
         if self._only is None and not self._threads:
             self._start_threads([None] * (min(self._config.connections, len(plan) + 4) - 1))
         self._connection_loop(connection, first, None if head is None else head.body)
-        for thread in self._threads:
-            thread.join()
+        self._join_threads()
         if self._error is not None:
             raise self._error
         if self._stopped:
@@ -351,7 +350,9 @@ class Worker:
         """Return the next request, or None when there will be no more."""
         with self._changed:
             while not self._over():
-                pause = self._not_before - time.monotonic()
+                if not plan and not self._active:
+                    break
+                pause = self._retry.not_before - time.monotonic()
                 if pause <= 0 and (self._active - self._waiting < FEW or not self._link_is_full()):
                     request = plan.take()
                     if request is not None:
@@ -378,7 +379,7 @@ class Worker:
         except LazydepsError as error:
             # It lies beyond the pack's end; or the first request meets the same trouble and tells of it.
             if isinstance(error, FetchError) and error.status in REFUSED:
-                self._note_refusal(error)
+                self._retry.note_refusal(error)
             return None
         finally:
             with self._changed:
@@ -419,7 +420,7 @@ class Worker:
             low, high = max(begin, at), min(end, early.stop)
             data = memoryview(bytearray(high - at))
             begun = time.monotonic()
-            read_exactly(body, data, self._patience())
+            read_exactly(body, data, self._retry.watch())
             received = time.monotonic()
             self._count_bytes(high - low, received - begun)
             packed, at = data[low - at :], high
@@ -455,9 +456,9 @@ class Worker:
                 raise
 
         try:
-            self._retrying(attempt)
+            self._retry.run(attempt, request)
         except FetchError as error:
-            if not self._may_wait(error):
+            if not self._retry.may_wait(error):
                 raise
             # Back into the queue, where it joins its neighbours: what the source wants is fewer requests.
             with self._changed:
@@ -477,15 +478,16 @@ class Worker:
         for frame in frames:
             packed = buffer[: frame.packed]
             begun = time.monotonic()
-            read_exactly(body, packed, self._patience())
+            read_exactly(body, packed, self._retry.watch())
             received = time.monotonic()
             self._count_bytes(frame.packed, received - begun)
             self._land_frame(plan, request.section, frame, decompress, packed, (requested, received))
             request.frames.popleft()
+            request.tries = 0
         if request.index:
             # Behind the frames comes the head of the skippable frame, then its content.
             packed = memoryview(bytearray(stop - (frames[-1].start + frames[-1].packed if frames else start)))
-            read_exactly(body, packed, self._patience())
+            read_exactly(body, packed, self._retry.watch())
             self._count_bytes(len(packed))
             self._land_index(plan, decompress, packed[-(index_stop - index_start) :])
             request.index = False
@@ -501,9 +503,11 @@ class Worker:
         times: tuple[float, float],
     ) -> None:
         self._once_more(frame.number, frame.check, packed)
+        assert self._landing is not None
         self._landing.land(section, frame.number, memoryview(unpack(decompress, packed, frame)))
         with self._changed:
             plan.landed(frame.number)
+            self._retry.progressed()
             self.stats.frames.append((frame.number, *times, time.monotonic()))
         self._wake()
 
@@ -534,28 +538,12 @@ class Worker:
                 f"{name} of {self._source.url} came damaged.", url=self._source.url, retryable=True
             ) from None
 
-    def _patience(self) -> Callable[[], None]:
-        """Return what a read of one frame calls before each wait for bytes, to end when there is no point in it."""
-        end = time.monotonic() + FRAME_SECONDS
-
-        def check() -> None:
-            if self._over():
-                raise FetchError("the load was stopped.", url=self._source.url)
-            if time.monotonic() > end or self._left() <= 0:
-                raise FetchError(
-                    f"{self._source.url} sends too slowly: a frame did not come whole within the time that was left "
-                    f"or {FRAME_SECONDS:g} seconds. Look for a throttled link, or give the function more memory.",
-                    url=self._source.url,
-                    retryable=True,
-                )
-
-        return check
-
     # -- shared
 
     def _get(self, connection: Connection, start: int, stop: int, *, etag: str | None = None) -> Body:
         with self._changed:
             self.stats.requests += 1
+        connection.timeout = self._retry.timeout(self._config.socket_timeout)
         body = connection.get(start, stop, etag=etag)
         self._count(body)
         return body
@@ -564,64 +552,13 @@ class Worker:
         with self._changed:
             if self._etag is None:
                 self._etag = body.etag
-            self._refused_since, self._refusals = None, 0
+            self._retry.answered()
             self.stats.first_byte.append(body.first_byte)
 
     def _count_bytes(self, count: int, seconds: float = 0.0) -> None:
         with self._changed:
             self.stats.bytes += count
             self._reading += seconds
-
-    def _left(self) -> float:
-        return float("inf") if self._deadline is None else self._deadline - time.monotonic()
-
-    def _retrying(self, attempt: Callable[[], Result], *, patient: bool = False) -> Result:
-        """Call ``attempt`` until it succeeds, fails for good, or has used up its tries or its time.
-
-        Args:
-            attempt: what to try.
-            patient: whether a refusal is waited out here. If not, it is raised.
-        """
-        tries = 0
-        while True:
-            try:
-                return attempt()
-            except FetchError as error:
-                if error.status in REFUSED and self._attempts > 1:
-                    if not patient or not self._may_wait(error):
-                        raise
-                    self._pause(self._not_before - time.monotonic())
-                    continue
-                tries += 1
-                pause = backoff(tries, error.retry_after, _random())
-                if not error.retryable or tries >= self._attempts or pause > self._left() or self._over():
-                    raise
-                self.stats.retries += 1
-                self._pause(pause)
-
-    def _pause(self, seconds: float) -> None:
-        """Sleep, unless it is over."""
-        end = time.monotonic() + seconds
-        with self._changed:
-            while not self._over() and (left := end - time.monotonic()) > 0:
-                self._changed.wait(left)
-
-    def _may_wait(self, error: FetchError) -> bool:
-        """After a failure: whether it is a refusal that there is time to wait out. Sets the time to wait until."""
-        if error.status not in REFUSED or self._attempts == 1 or self._over():
-            return False
-        patience, pause = self._note_refusal(error)
-        return patience <= REFUSAL_SECONDS and pause < self._left()
-
-    def _note_refusal(self, error: FetchError) -> tuple[float, float]:
-        """Set the time to wait until; return the seconds from the first refusal until then, and from now."""
-        with self._changed:
-            now = time.monotonic()
-            self._refused_since = self._refused_since or now
-            self._refusals += 1
-            self.stats.retries += 1
-            self._not_before = max(self._not_before, now + backoff(self._refusals, error.retry_after, _random()))
-            return self._not_before - self._refused_since, self._not_before - now
 
     def _phase(self, name: str) -> _Phase:
         return _Phase(self.stats, name)
@@ -660,22 +597,3 @@ class WorkerThread:
     def __exit__(self, *_: object) -> None:
         if not self._outer:
             _threads.discard(get_ident())
-
-
-def backoff(tries: int, retry_after: float | None, random: float) -> float:
-    """Return how long to pause after a failure, in seconds.
-
-    Full jitter, so that a thousand sandboxes that failed together do not come back together.
-
-    Args:
-        tries: how many tries have failed.
-        retry_after: the seconds that the source asks for.
-        random: a number from 0 to 1.
-    """
-    longest = min(PAUSE, FIRST_PAUSE * (1 << min(tries, 16)))
-    return max(min(retry_after or 0.0, PAUSE), longest * random)
-
-
-def _random() -> float:
-    # `random` would import hashlib and more; two bytes of the kernel's randomness are jitter enough.
-    return int.from_bytes(os.urandom(2), "big") / 65536

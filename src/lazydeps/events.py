@@ -99,6 +99,7 @@ class PackReport(_Record):
         "error",
         "frames",
         "frames_total",
+        "hedges",
         "host",
         "landed",
         "phases",
@@ -120,6 +121,8 @@ class PackReport(_Record):
     """Whether this start found frames that an earlier one, or another process, had landed."""
     requests: int
     retries: int
+    hedges: int
+    """Requests sent a second time because the first byte was late."""
     bytes_received: int
     boot_bytes: int
     """Packed size of the boot set, with the root before it."""

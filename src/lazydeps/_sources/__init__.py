@@ -8,7 +8,7 @@ from __future__ import annotations
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
 
 class Source:
@@ -27,13 +27,22 @@ class Source:
         """Return a connection, not opened yet, for one thread at a time.
 
         Args:
-            timeout: seconds for connecting, and for each wait for bytes.
+            timeout: its `Connection.timeout` at first, seconds.
         """
         raise TypeError(f"{type(self).__name__} lacks what every source, connection and body has")
 
 
+def _never() -> bool:
+    return False
+
+
 class Connection:
     """A way to the source that is kept open from one range to the next."""
+
+    timeout: float
+    """Seconds for connecting, for an answer, and for each wait for bytes. May be changed before a `get`."""
+    may_hedge: Callable[[], bool] = staticmethod(_never)
+    """Asked when an answer is late: whether to send the request a second time, by another connection."""
 
     def get(self, start: int, stop: int, *, etag: str | None = None) -> Body:
         """Ask for bytes ``[start, stop)``. The body before ends with this, drained or not.

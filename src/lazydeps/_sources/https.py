@@ -23,10 +23,20 @@ if TYPE_CHECKING:
 
 REDIRECTS = 5
 RETRYABLE = (408, 429, 500, 502, 503, 504)
+HEDGE_SECONDS = 0.4
+"""How late a first byte must be for the request to be sent a second time. S3's median is 27 ms and its 95th percentile
+75 ms, with rare outliers of seconds (https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html
+advises to retry the slow ones)."""
+GLANCE_SECONDS = 0.02
+"""How long a socket that has become readable may take to give data. One with TLS may only have had a session ticket."""
+ADDRESS_SECONDS = 1.0
+"""How long one of a host's several addresses gets to accept a connection, before the next one is tried."""
 DRAIN = 256 * 1024
 """Bytes of a body that are rather read to their end than paid for with a new connection."""
 LONGEST_HEADERS = 64 * 1024
 """Bytes of an answer's headers that are taken."""
+RECEIVE = 8 * 1024
+"""Bytes asked for at once until the headers are there."""
 ERROR_BODY = 16 * 1024
 """Bytes of an error's body that are read at most."""
 URL_SAFE = b"!#$%&'()*+,-./:;=?@[]_~"
@@ -84,7 +94,7 @@ class Refusal:
 
     __slots__ = ("code", "date", "location", "region", "request_id", "retry_after", "status", "total")
 
-    def __init__(self, response: Answer | HTTPResponse) -> None:
+    def __init__(self, response: HTTPResponse) -> None:
         text = _error_text(response)
         self.status = response.status
         self.code = _element(text, "Code")
@@ -197,9 +207,11 @@ class HttpConnection(Connection):
     """One socket at a time. Every failure drops it; the next `get` opens another."""
 
     def __init__(self, source: HttpSource, timeout: float) -> None:
+        self.timeout = timeout
         self._source = source
-        self._timeout = timeout
         self._socket: socket | None = None
+        self._opening: list[socket] = []
+        """Sockets that connect, or wait beside another one for an answer."""
         self._peer: tuple[str, str] | None = None
         self._response: Answer | HTTPResponse | None = None
         self._body: HttpBody | None = None
@@ -235,14 +247,14 @@ class HttpConnection(Connection):
             self.close()
 
     def interrupt(self) -> None:
-        """Shut the socket down under whoever waits for it."""
+        """Shut the socket down under whoever waits for it, or for it to connect."""
         sock = self._socket
-        if sock is not None:
+        for each in (*self._opening, *(() if sock is None else (sock,))):
             from socket import SHUT_RDWR, socket
 
             try:
                 # Not `SSLSocket.shutdown`: that one takes the encryption away under a thread that may be sending.
-                socket.shutdown(sock, SHUT_RDWR)
+                socket.shutdown(each, SHUT_RDWR)
             except OSError:
                 pass  # not connected yet, or not any more
 
@@ -257,7 +269,7 @@ class HttpConnection(Connection):
         """Drop the socket, unless it serves another body by now, and return what its failure means."""
         self.abandon(body)
         self._moved = None
-        return _unreachable(self._source.url, self._peer[1] if self._peer else "", error, self._timeout)
+        return _unreachable(self._source.url, self._peer[1] if self._peer else "", error, self.timeout)
 
     def _get(self, wanted: dict[str, str], start: int, stop: int, etag: str | None) -> HttpBody:
         source = self._source
@@ -267,6 +279,7 @@ class HttpConnection(Connection):
             response, first_byte = self._exchange(target, source.headers(target, wanted))
             if response.status in (200, 206):
                 return self._accept(response, start, stop, etag, first_byte)
+            assert not isinstance(response, Answer)
             refusal = Refusal(response)
             self.close()
             following = source.follow(target, refusal)
@@ -299,32 +312,108 @@ class HttpConnection(Connection):
             reused = self._socket is not None
             self._peer = peer
             try:
-                sock = self._socket = self._socket or self._dial(target)
+                sock = self._socket = self._socket or self._dial(target, self.timeout)
                 sent = time.monotonic()
+                sock.settimeout(self.timeout)
                 sock.sendall(request)
-                self._response = response = _read_headers(sock)
+                end = sent + self.timeout
+                first = self._first_data(sock, target, request, end)
+                self._response = response = _read_headers(self._socket, first, end)
+                self._socket.settimeout(self.timeout)
                 return response, time.monotonic() - sent
             except OSError as error:
                 failure = self.fail(error)
                 if not reused or isinstance(error, TimeoutError):
                     raise failure from error
 
-    def _dial(self, target: Target) -> socket:
-        from socket import IPPROTO_TCP, TCP_NODELAY, create_connection
+    def _first_data(self, sock: socket, target: Target, request: bytes, end: float) -> bytes:
+        """Return what comes first in answer to a request, nothing if the connection ends.
 
-        address = target.host, target.port or (443 if target.scheme == "https" else 80)
+        If it is late, the request is sent by another connection too. The one that answers first becomes ours, and the
+        other is closed: a server that takes seconds for one request in a thousand answers the second at once.
+        """
+        sock.settimeout(min(HEDGE_SECONDS, self.timeout))
+        try:
+            return sock.recv(RECEIVE)
+        except TimeoutError:
+            if self.timeout <= HEDGE_SECONDS:
+                raise
+        other = None
+        if self.may_hedge():
+            try:
+                other = self._dial(target, min(ADDRESS_SECONDS, _left(end)))
+                other.sendall(request)
+            except OSError:
+                if other is not None:
+                    other.close()
+                other = None
+        if other is None:
+            sock.settimeout(_left(end))
+            return sock.recv(RECEIVE)
+        self._opening.append(other)
+        try:
+            self._socket, data = _race(sock, other, end)
+        finally:
+            self._opening.remove(other)
+            for loser in (sock, other):
+                if loser is not self._socket:
+                    loser.close()
+        return data
+
+    def _dial(self, target: Target, seconds: float) -> socket:
+        """Return a new connection. It takes no longer than this, TLS included, the name's resolution not."""
+        addresses = _resolve(target)
+        end = time.monotonic() + seconds
         while True:
-            sock = create_connection(address, self._timeout)
-            sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
-            if target.scheme != "https":
+            context = self._source.tls_context() if target.scheme == "https" else None
+            sock = self._reach(addresses, end)
+            if context is None:
                 return sock
             try:
-                context = self._source.tls_context()
-                return context.wrap_socket(sock, server_hostname=target.host)
+                return self._encrypt(sock, context, target.host, end)
             except BaseException as error:
-                sock.close()
                 if not _is_distrust(error) or not self._source.widen_trust(context):
                     raise
+
+    def _reach(self, addresses: list[Any], end: float) -> socket:
+        """Connect to the first of these addresses that accepts."""
+        from socket import IPPROTO_TCP, TCP_NODELAY, socket
+
+        for place, (family, kind, protocol, _, address) in enumerate(addresses, 1):
+            last = place == len(addresses)
+            sock = None
+            try:
+                sock = socket(family, kind, protocol)
+                self._opening.append(sock)
+                sock.settimeout(_left(end) if last else min(_left(end), ADDRESS_SECONDS))
+                sock.connect(address)
+                sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+                return sock
+            except BaseException as error:
+                if sock is not None:
+                    sock.close()
+                if last or not isinstance(error, OSError):
+                    raise
+            finally:
+                if sock is not None:
+                    self._opening.remove(sock)
+        raise OSError("the name has no address")
+
+    def _encrypt(self, sock: socket, context: SSLContext, host: str, end: float) -> socket:
+        tls = None
+        try:
+            # The handshake apart, so that `interrupt` finds the socket that it runs on.
+            tls = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+            self._opening.append(tls)
+            tls.settimeout(_left(end))
+            tls.do_handshake()
+            return tls
+        except BaseException:
+            (tls or sock).close()
+            raise
+        finally:
+            if tls is not None:
+                self._opening.remove(tls)
 
     def _accept(
         self, response: Answer | HTTPResponse, start: int, stop: int, etag: str | None, first_byte: float
@@ -467,27 +556,77 @@ class Answer:
         """Do nothing: the socket is the connection's."""
 
 
-def _read_headers(sock: socket) -> Answer | HTTPResponse:
-    head = b""
-    while len(head) < LONGEST_HEADERS:
-        data = sock.recv(8192)
-        if not data and not head:
-            raise ConnectionResetError("the connection was closed instead of an answer")
-        head += data
+def _resolve(target: Target) -> list[Any]:
+    from socket import SOCK_STREAM, getaddrinfo
+
+    return getaddrinfo(target.host, target.port or (443 if target.scheme == "https" else 80), 0, SOCK_STREAM)
+
+
+def _left(end: float) -> float:
+    """Return the seconds until then."""
+    left = end - time.monotonic()
+    if left <= 0:
+        raise TimeoutError("timed out")
+    return left
+
+
+def _race(first: socket, second: socket, end: float) -> tuple[socket, bytes]:
+    """Return whichever of two connections answers first, and what it says first."""
+    from select import POLLIN, poll
+
+    running = {sock.fileno(): sock for sock in (first, second)}
+    failure: OSError | None = None
+    while running:
+        watch = poll()
+        for handle in running:
+            watch.register(handle, POLLIN)
+        for handle, _ in watch.poll(_left(end) * 1000):
+            sock = running[handle]
+            sock.settimeout(GLANCE_SECONDS)
+            try:
+                data = sock.recv(RECEIVE)
+                if data:
+                    return sock, data
+                failure = _closed()
+            except TimeoutError:
+                continue
+            except OSError as error:
+                failure = error
+            del running[handle]
+    raise failure or _closed()
+
+
+def _closed() -> ConnectionResetError:
+    return ConnectionResetError("the connection was closed instead of an answer")
+
+
+def _read_headers(sock: socket, head: bytes, until: float) -> Answer | HTTPResponse:
+    """Read on, after the first bytes of an answer, until all of its headers are there."""
+    data = head
+    while True:
+        if not head:
+            raise _closed()
         end = head.find(b"\r\n\r\n")
         if end >= 0 or not data:
             answer = Answer.parse(sock, head[:end], head[end + 4 :]) if end >= 0 else None
-            return answer or _parse_at_length(sock, head)
-    raise ConnectionError(f"the answer's headers are longer than {LONGEST_HEADERS} bytes")
+            return answer or _parse_at_length(sock, head, until)
+        if len(head) >= LONGEST_HEADERS:
+            raise ConnectionError(f"the answer's headers are longer than {LONGEST_HEADERS} bytes")
+        sock.settimeout(_left(until))
+        data = sock.recv(RECEIVE)
+        head += data
 
 
-def _parse_at_length(sock: socket, head: bytes) -> HTTPResponse:
+def _parse_at_length(sock: socket, head: bytes, until: float) -> HTTPResponse:
     """Parse an answer of which a part has been read, and which is not the plain one."""
     from http.client import HTTPException, HTTPResponse
     from io import BufferedReader, RawIOBase
 
     class Rest(RawIOBase):
         """What has been read, then the socket: what `HTTPResponse` takes for one."""
+
+        until: float | None = None
+        """When to give up. None: each wait for bytes is the socket's own business."""
 
         def makefile(self, _mode: str) -> BufferedReader:
             return BufferedReader(self)
@@ -499,11 +638,15 @@ def _parse_at_length(sock: socket, head: bytes) -> HTTPResponse:
             nonlocal head
             count = min(len(view), len(head))
             if not count:
+                if self.until is not None:
+                    sock.settimeout(_left(self.until))
                 return sock.recv_into(view)
             view[:count], head = head[:count], head[count:]
             return count
 
-    response = HTTPResponse(Rest(), method="GET")  # type: ignore[arg-type]
+    rest = Rest()
+    rest.until = until
+    response = HTTPResponse(rest, method="GET")  # type: ignore[arg-type]
     try:
         response.begin()
     except HTTPException as error:
@@ -514,33 +657,37 @@ def _parse_at_length(sock: socket, head: bytes) -> HTTPResponse:
     except BaseException:
         response.close()
         raise
+    if response.status in (200, 206):
+        rest.until = None  # else what follows says what is wrong, and shall come in the same time
     return response
 
 
-def _receive(response: Answer | HTTPResponse, view: memoryview, *, whole: bool = False) -> int:
+def _receive(response: Answer | HTTPResponse, view: memoryview) -> int:
+    """Put into ``view`` what one receive brings: who reads can say in between that it takes too long."""
     if isinstance(response, Answer):
         return response.readinto1(view)
     from http.client import HTTPException
 
     try:
-        if whole or response.chunked:
-            return response.readinto(view)
-        # What one receive brings: `HTTPResponse.readinto` would come back only with all of it, and nobody could
-        # say in between that it takes too long. The caller knows where the body ends.
-        return response.fp.readinto1(view)
+        if response.chunked:
+            data = response.read1(len(view))
+            view[: len(data)] = data
+            return len(data)
+        return response.fp.readinto1(view)  # the caller knows where the body ends
     except (HTTPException, ValueError, AttributeError) as error:  # a broken chunk; a response closed meanwhile
         raise ConnectionError(f"the answer broke off ({type(error).__name__})") from error
 
 
-def _error_text(response: Answer | HTTPResponse) -> str:
-    view = memoryview(bytearray(ERROR_BODY))
-    filled = 0
+def _error_text(response: HTTPResponse) -> str:
+    from http.client import HTTPException
+
+    text = b""
     try:
-        while count := _receive(response, view[filled:], whole=True):
-            filled += count
-    except OSError:
+        while len(text) < ERROR_BODY and (data := response.read1(ERROR_BODY - len(text))):
+            text += data
+    except (OSError, HTTPException, ValueError):
         pass  # the status says enough
-    return bytes(view[:filled]).decode("latin-1")
+    return text.decode("latin-1")
 
 
 def _element(text: str, name: str) -> str:
