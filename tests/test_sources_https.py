@@ -241,7 +241,8 @@ def test_plain_answers_are_read_as_http_client_reads_them(first: str, lines: lis
         assert (short.status, short.length, short.chunked) == (long.status, long.length, long.chunked)
         assert short.will_close == long.will_close
         for name in ("ETag", "Content-Range", "X-A"):
-            assert short.getheader(name) == long.getheader(name)
+            # RFC 9110, 5.5: white space around a value is no part of it; `http.client` leaves what stands behind.
+            assert short.getheader(name) == ((long.getheader(name) or "").strip(" \t") or None)
         view = bytearray(9)
         assert view[: short.readinto1(memoryview(view))] == b"12345"
         long.close()
