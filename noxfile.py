@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import json
 import os
 import sys
 from pathlib import Path
@@ -102,11 +103,46 @@ for _minor in sorted(interpreters(), key=lambda minor: (minor == FULL, VERSIONS.
 
 @nox.session(python=FULL_PYTHON)
 def lint(session: nox.Session) -> None:
-    """Check style, layout and types; change nothing."""
-    install(session, "-e", ".[dev]")
+    """Check style, layout, types and workflows, and audit what users install; change nothing."""
+    install(session, "-e", ".[dev]", "pip-audit>=2.7", "zizmor>=1.5")
     session.run("ruff", "check", ".")
     session.run("ruff", "format", "--check", ".")
     session.run("mypy", env=session_environ())
+    session.run("zizmor", "--offline", "--no-progress", "--persona", "pedantic", ".github")
+    audit(session)
+
+
+def audit(session: nox.Session) -> None:
+    """Look the runtime's and the command's dependencies up among known vulnerabilities.
+
+    Fails where one is known. Where the advisories cannot be reached, it says what was not looked up.
+    """
+    pinned = Path(session.create_tmp()) / "requirements.txt"
+    session.run(
+        "uv", "pip", "compile", "--quiet", "--no-header", "--no-annotate", "pyproject.toml", "--extra", "build",
+        "--output-file", str(pinned),
+    )  # fmt: skip
+    out = session.run(
+        "pip-audit", "--requirement", str(pinned), "--no-deps", "--disable-pip", "--progress-spinner", "off",
+        "--format", "json", silent=True, stderr=None, success_codes=[0, 1], env=session_environ(),
+    )  # fmt: skip
+    try:
+        found = json.loads(str(out)[str(out).index("{") :])["dependencies"]
+    except (ValueError, KeyError):
+        session.warn("pip-audit: skipped, its advisories cannot be reached from here")
+        return
+    known = [
+        f"{entry['name']} {entry['version']}: {', '.join(v['id'] for v in entry['vulns'])}"
+        for entry in found
+        if entry.get("vulns")
+    ]
+    if known:
+        session.error("known vulnerabilities in " + "; ".join(known))
+    skipped = [entry["name"] for entry in found if "skip_reason" in entry]
+    if len(found) > len(skipped):
+        session.log(f"pip-audit: {len(found) - len(skipped)} dependencies looked up, no known vulnerability")
+    if skipped:
+        session.warn(f"pip-audit: {len(skipped)} not looked up, no advisories for them here: {', '.join(skipped)}")
 
 
 @nox.session(python=FULL_PYTHON)
