@@ -36,18 +36,19 @@ class Ref:
             ConfigError: the scheme is unknown, the path is empty, or the pin is malformed.
         """
         text = text.strip()
+        shown = without_secrets(text)
         url, _, fragment = text.partition("#")
         scheme, separator, rest = url.partition("://")
         if not separator or scheme not in SCHEMES:
             raise ConfigError(
-                f"{text!r} is not a reference: expected s3://BUCKET/KEY, https://… or file:///PATH, "
+                f"{shown!r} is not a reference: expected s3://BUCKET/KEY, https://… or file:///PATH, "
                 "followed by #root=sha256:HEX. `lazydeps push` and `lazydeps pack` print one to copy."
             )
         authority, slash, path = rest.partition("/")
         if not slash or not path or (scheme != "file" and not authority):
-            raise ConfigError(f"{text!r} names no object: expected {scheme}://…/NAME.tar.zst#root=sha256:HEX.")
+            raise ConfigError(f"{shown!r} names no object: expected {scheme}://…/NAME.tar.zst#root=sha256:HEX.")
         if scheme == "file" and authority not in ("", "localhost"):
-            raise ConfigError(f"{text!r} names a host: a local file is file:///PATH, with three slashes.")
+            raise ConfigError(f"{shown!r} names a host: a local file is file:///PATH, with three slashes.")
         root = sha256 = None
         if fragment:
             name, _, value = fragment.partition("=")
@@ -57,7 +58,7 @@ class Ref:
                 sha256 = parse_digest(PREFIX + value.removeprefix(PREFIX))
             if root is None and sha256 is None:
                 raise ConfigError(
-                    f"the pin of {text!r} is malformed: expected #root=sha256: and 64 hex digits, found #{fragment}."
+                    f"the pin of {shown!r} is malformed: expected #root=sha256: and 64 hex digits, found #{fragment}."
                 )
         return cls(url, root, sha256)
 
@@ -68,11 +69,29 @@ class Ref:
             return f"{self.url}#sha256={self.sha256.hex()}"
         return self.url
 
+    @property
+    def shown(self) -> str:
+        """The reference for messages and reports: what a presigned address is signed with is left out."""
+        return str(Ref(without_secrets(self.url), self.root, self.sha256))
+
     def __repr__(self) -> str:
-        return f"Ref({str(self)!r})"
+        return f"Ref({self.shown!r})"
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, Ref) and str(self) == str(other)
 
     def __hash__(self) -> int:
         return hash(str(self))
+
+
+def without_secrets(url: str) -> str:
+    """Return an address without query, fragment, user name and password.
+
+    The key of ``s3://`` is taken as it stands: there a ``?`` begins no query, and an ``@`` ends no user name.
+    """
+    url = url.partition("#")[0]
+    if url.startswith("s3://"):
+        return url
+    scheme, separator, rest = url.partition("?")[0].partition("://")
+    authority, slash, path = rest.partition("/")
+    return scheme + separator + authority.rpartition("@")[2] + slash + path

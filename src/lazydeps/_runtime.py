@@ -203,5 +203,5 @@ def _after_fork() -> None:
 
 
 def loaded_refs() -> tuple[str, ...]:
-    """Return the references of the packs loaded in this process."""
-    return tuple(str(ref) for ref in _sessions)
+    """Return the references of the packs loaded in this process, as messages may show them."""
+    return tuple(ref.shown for ref in _sessions)

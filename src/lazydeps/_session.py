@@ -354,8 +354,8 @@ class Session:
             self._takeovers += 1
             if self._takeovers > TAKEOVERS:
                 raise LazydepsError(
-                    f"{self._takeovers} workers died while loading {self.ref.url}. Out of memory is the usual cause: "
-                    "raise the function's memory size."
+                    f"{self._takeovers} workers died while loading {self._source.url}. Out of memory is the usual "
+                    "cause: raise the function's memory size."
                 )
             self._start_host(threads=True)
             return False
@@ -477,7 +477,7 @@ class Session:
             low = stop
         fetched = sum(total.values()) and sum(standing.values())
         return PackReport(
-            ref=str(self.ref),
+            ref=self.ref.shown,
             store=self.store.path,
             host=self._hosts[0] if self._hosts else "none",
             store_reused=self._reused or bool(root and self._host is None and fetched > len(frames)),
@@ -507,12 +507,12 @@ def _pin(ref: Ref, source: Source, config: Config) -> Ref:
     """Return the reference with the root that the source holds now, if that is allowed."""
     if ref.sha256 is not None:
         raise ConfigError(
-            f"{ref.url} is pinned as an archive (#sha256=…), and this version loads packs only. Pack the same "
+            f"{source.url} is pinned as an archive (#sha256=…), and this version loads packs only. Pack the same "
             "folder with `lazydeps pack --from-dir`, and use the reference that it prints."
         )
     if not config.allow_unpinned:
         raise ConfigError(
-            f"{ref.url} is not pinned, so whoever can write there could run code here. Use the reference that "
+            f"{source.url} is not pinned, so whoever can write there could run code here. Use the reference that "
             "`lazydeps push` or `lazydeps inspect` prints (URL#root=sha256:HEX), or set LAZYDEPS_ALLOW_UNPINNED=1."
         )
     from threading import Condition

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 
+from lazydeps._ref import without_secrets
 from lazydeps.errors import ConfigError, FetchError
 
 from . import Body, Connection, Source
@@ -491,13 +492,6 @@ class HttpBody(Body):
 def changed(url: str) -> str:
     """Say that an object was overwritten while it was read."""
     return f"{url} changed while it was read. Give each pack a name of its own, as `lazydeps push` does; start again."
-
-
-def without_secrets(url: str) -> str:
-    """Return an address without query, fragment, user name and password."""
-    scheme, separator, rest = url.partition("?")[0].partition("#")[0].partition("://")
-    authority, slash, path = rest.partition("/")
-    return scheme + separator + authority.rpartition("@")[2] + slash + path
 
 
 def quote(text: str, safe: bytes) -> str:

@@ -304,10 +304,10 @@ def verify(console: Console, pack: str) -> None:
     Without a pin this finds damage, not a pack that somebody replaced whole.
     """
     ref = read.as_ref(pack)
-    with console.step(f"Verifying {ref.url}") as advance, read.open_pack(ref) as opened:
+    with console.step(f"Verifying {ref.shown}") as advance, read.open_pack(ref) as opened:
         frames = read.verify(opened, on_progress=advance)
         size = opened.size
-        facts = {"ref": str(opened.ref), "pinned": ref.root is not None, "frames": frames, "size": size}
+        facts = {"ref": opened.ref.shown, "pinned": ref.root is not None, "frames": frames, "size": size}
     if console.result(facts):
         return
     console.line(f"All {frames} frames are what the root promises ({mega(size)}).")
@@ -329,12 +329,12 @@ def extract(console: Console, pack: str, out: Path) -> None:
     ref = read.as_ref(pack)
     if ref.root is None and not ref.url.startswith("file:") and os.environ.get("LAZYDEPS_ALLOW_UNPINNED") != "1":
         raise ConfigError(
-            f"{ref.url} is not pinned. Use the reference that `lazydeps inspect` prints, "
+            f"{ref.shown} is not pinned. Use the reference that `lazydeps inspect` prints, "
             "or set LAZYDEPS_ALLOW_UNPINNED=1."
         )
-    with console.step(f"Extracting {ref.url}") as advance, read.open_pack(ref) as opened:
+    with console.step(f"Extracting {ref.shown}") as advance, read.open_pack(ref) as opened:
         files = read.extract(opened, out, on_progress=advance)
-        facts = {"ref": str(opened.ref), "path": str(out.absolute()), "files": files}
+        facts = {"ref": opened.ref.shown, "path": str(out.absolute()), "files": files}
     if not console.result(facts):
         console.line(f"{files:,} files in {out}")
 

@@ -153,7 +153,7 @@ def describe(pack: OpenPack, *, files: bool = False) -> dict[str, Any]:
     """Return what `lazydeps inspect` prints."""
     root = pack.root
     report: dict[str, Any] = {
-        "ref": str(pack.ref),
+        "ref": pack.ref.shown,
         "root": format_digest(root.digest),
         "format": _pack.FORMAT_VERSION,
         "python": root.python,
