@@ -52,7 +52,9 @@ def between(request: Request, good: bytes, evil: bytes) -> Answer:
 def flipped(request: Request, good: bytes, evil: bytes) -> Answer:
     """Change one byte of every answer on its way, a little behind the headers."""
     reply = bytearray(ranged(request, good).data)
-    reply[reply.index(b"\r\n\r\n") + 60] ^= 1
+    start = reply.index(b"\r\n\r\n") + 4
+    if start < len(reply):
+        reply[min(start + 60, len(reply) - 1)] ^= 1
     return Answer(bytes(reply))
 
 
