@@ -1,0 +1,43 @@
+"""What the documentation names is there: tests, and the pages that pages link to."""
+
+from __future__ import annotations
+
+import ast
+import re
+from pathlib import Path
+
+import pytest
+
+HERE = Path(__file__).parents[1]
+PAGES = sorted(
+    path
+    for path in [*HERE.glob("*.md"), *HERE.glob("docs/**/*.md"), *HERE.glob("tests/**/*.md"), *HERE.glob("src/**/*.md")]
+    if path.is_file()
+)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HERE)))
+def test_named_tests_exist(page: Path) -> None:
+    """A promise that names its test names one that there is."""
+    for file, _, name in re.findall(r"`(tests/[\w/]+\.py)(::(\w+))?`", page.read_text()):
+        path = HERE / file
+        assert path.is_file(), f"{page.name} names {file}"
+        if name:
+            functions = {
+                node.name for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.FunctionDef)
+            }
+            assert name in functions, f"{page.name} names {file}::{name}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HERE)))
+def test_links_inside_the_repository_lead_somewhere(page: Path) -> None:
+    """A relative link names a file or folder that there is."""
+    for target in re.findall(r"\]\(([^)\s]+)\)", page.read_text()):
+        if "://" not in target and not target.startswith(("#", "mailto:")):
+            assert (page.parent / target.partition("#")[0]).exists(), f"{page.name} links to {target}"
+
+
+def test_the_guarantees_name_tests() -> None:
+    """The page of promises is not an empty one."""
+    text = (HERE / "docs/explanation/guarantees.md").read_text()
+    assert len(re.findall(r"`tests/[\w/]+\.py::\w+`", text)) > 40
