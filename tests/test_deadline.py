@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
+import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -92,6 +97,50 @@ except lazydeps.FetchError as error:
         message, threads = run(run_python, server, pack, code)
     assert "within the time that lazydeps.deadline left; " in message or "did not answer within" in message
     assert threads == 0
+
+
+def test_a_deadline_ends_an_import_while_an_earlier_load_still_runs(run_python: RunPython, pack: Written) -> None:
+    """The load has all the time there is, the import has not: it gives up alone, and the load goes on."""
+    content = pack.path.read_bytes()
+    go = threading.Event()
+
+    def script(request: Request) -> Answer:
+        go.wait(30)
+        return ranged(request, content)
+
+    code = """
+from lazydeps._config import Config
+Config.__init__.__kwdefaults__['socket_timeout'] = 600.0
+import sys, urllib.request
+loading = lazydeps.load(ref)
+try:
+    with lazydeps.deadline(0.5):
+        import first
+except lazydeps.FetchError as error:
+    print(str(error), flush=True)
+sys.stdin.readline()
+import first
+loading.wait()
+print(first.N, lazydeps.report().packs[0].takeovers)
+"""
+    with ScriptedServer(script) as server:
+        body = f"import lazydeps\nref = '{server.url}#root={pack.root}'\n{code}"
+        source = str(Path(__file__).parents[1] / "src")
+        with tempfile.TemporaryDirectory() as store:
+            environ = {"PYTHONPATH": source, "LAZYDEPS_DIR": store, "PATH": os.environ["PATH"]}
+            start = subprocess.Popen(
+                [sys.executable, "-c", body],
+                env=environ,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                text=True,
+            )
+            assert start.stdout is not None
+            message = start.stdout.readline()
+            go.set()
+            rest, _ = start.communicate("\n", timeout=40)
+    assert "within the time that lazydeps.deadline left; (root) was waiting" in message
+    assert rest == "1 0\n"
 
 
 def test_a_deadline_ends_an_import_on_demand_and_the_next_one_succeeds(run_python: RunPython, pack: Written) -> None:
