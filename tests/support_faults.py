@@ -11,9 +11,11 @@ import random
 import re
 import zlib
 from collections import Counter
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pytest
 from support_http import ETAG, Answer, Request, ScriptedServer, answer, ranged
 from support_packs import THREADS, check_store, pack_tree, write_tree
 
@@ -29,6 +31,14 @@ if TYPE_CHECKING:
 
 HANGS = 40.0
 """Seconds after which a process counts as hung. A bound, not a judgement of speed."""
+BOTH = ("fork", "threads")
+ENDLESS = 0.5
+"""Seconds that a load gets where the fault would never end."""
+LATE = f"the pack did not arrive within the {ENDLESS} seconds"
+BROKEN = ("the connection to 127.0.0.1", "This passes as a rule; if not, check what stands between.")
+DENIED = ("Allow the role s3:GetObject on arn:aws:s3:::packs/science/p.tar.zst", "REQUEST-1")
+CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n" * 500
+"""At ten bytes a second, 20 minutes."""
 BUCKET, KEY = "packs", "science/p.tar.zst"
 SECRETS = {
     "AWS_SECRET_ACCESS_KEY": "wJalrXUtnFEMI-K7MDENG-bPxRfiCYSECRETKEY",
@@ -361,3 +371,50 @@ class Starts:
             assert secret not in output
             for path in self.store.rglob("*"):
                 assert not path.is_file() or secret.encode() not in path.read_bytes(), path
+
+
+# -- what must come of it
+
+
+@dataclass(frozen=True)
+class Case:
+    """What a server does, and what must come of it."""
+
+    script: Script
+    words: tuple[str, ...] | str = ()
+    """What the error says, or nothing where the import succeeds."""
+    status: int | None = None
+    kind: str = "FetchError"
+    timeout: float | None = None
+    environ: dict[str, str] = field(default_factory=dict)
+    hosts: tuple[str, ...] = ("fork", "threads")
+    """Both, unless the host makes no difference: several tries take a second or so."""
+    xfail: str = ""
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """How to start."""
+        return {"environ": self.environ, **({} if self.timeout is None else {"timeout": self.timeout})}
+
+
+def params(cases: dict[str, Case]) -> list[Any]:
+    """Return each case with each of its hosts."""
+    return [
+        pytest.param(case, host, id=f"{name.replace(' ', '-')}-{host}", marks=known(case.xfail) if case.xfail else ())
+        for name, case in cases.items()
+        for host in case.hosts
+    ]
+
+
+def known(reason: str) -> pytest.MarkDecorator:
+    """Return the mark of a known defect."""
+    return pytest.mark.xfail(strict=True, reason=reason)
+
+
+def expect(
+    error: dict[str, Any], words: tuple[str, ...] | str, kind: str = "FetchError", status: int | None = None
+) -> None:
+    """Compare an error with what it should be."""
+    assert (error["type"], error.get("status")) == (kind, status), error["message"]
+    for part in (words,) if isinstance(words, str) else words:
+        assert part in error["message"]
