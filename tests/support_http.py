@@ -45,9 +45,13 @@ class Request:
 class Answer:
     """What to send back, and what to do with the connection then."""
 
-    def __init__(self, data: bytes, then: Then = "keep") -> None:
+    def __init__(self, data: bytes, then: Then = "keep", *, pause: float = 0.0, at_once: int = 0) -> None:
         self.data = data
         self.then = then
+        self.pause = pause
+        """Seconds before each single byte; 0: everything at once."""
+        self.at_once = at_once if pause else len(data)
+        """How many bytes come without a pause, in front."""
 
 
 def answer(
@@ -153,7 +157,11 @@ class ScriptedServer:
                     request = Request(number, len(self.requests), text.decode())
                     self.requests.append(request)
                     reply = self._script(request)
-                    connection.sendall(reply.data)
+                    connection.sendall(reply.data[: reply.at_once])
+                    for at in range(reply.at_once, len(reply.data)):
+                        if self._ended.wait(reply.pause):
+                            return
+                        connection.sendall(reply.data[at : at + 1])
                     if reply.then == "hang":
                         self._ended.wait()
                     if reply.then == "reset":  # closing with a linger time of 0 sends RST instead of FIN

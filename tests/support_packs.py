@@ -12,6 +12,8 @@ from lazydeps.build.write import Member, SetName, Target, Written, write_pack
 
 ARCH = {"aarch64": "arm64"}.get(os.uname().machine, os.uname().machine)
 CACHE_TAG = f".{sys.implementation.cache_tag}.pyc"
+THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+"""Code that gives a process a second thread: its worker runs in threads, because forking is not safe any more."""
 
 
 def host_target(**changes: str) -> Target:
@@ -81,3 +83,14 @@ def pack_tree(
         stdlib=stdlib,
         level=level,
     )
+
+
+def check_store(store: Path, pack: Written) -> int:
+    """Compare everything that carries a name in a store with the pack's tree; return how many files there are."""
+    tree, count = pack.path.parent / "tree", 0
+    for folder in store.glob("*/tree"):
+        for path in folder.rglob("*"):
+            if path.is_file():
+                assert path.read_bytes() == (tree / path.relative_to(folder)).read_bytes(), path
+                count += 1
+    return count

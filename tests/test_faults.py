@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support_http import Answer, Request, ScriptedServer, ranged, s3_error
-from support_packs import pack_tree, write_tree
+from support_packs import THREADS, check_store, pack_tree, write_tree
 
 from benchmarks.server import ObjectServer
 from lazydeps import FetchError
@@ -84,20 +84,6 @@ def environ_for(store: Path, **more: str) -> dict[str, str]:
     """Return the environment of a start in a store."""
     source = str(Path(__file__).parents[1] / "src")
     return {"PATH": os.environ["PATH"], "PYTHONPATH": source, "LAZYDEPS_DIR": str(store), **more}
-
-
-def check_store(store: Path, pack: Written) -> int:
-    """Compare everything that carries a name in a store with the pack's tree; return how many files there are."""
-    tree, count = pack.path.parent / "tree", 0
-    for folder in store.glob("*/tree"):
-        for path in folder.rglob("*"):
-            if path.is_file():
-                assert path.read_bytes() == (tree / path.relative_to(folder)).read_bytes(), path
-                count += 1
-    return count
-
-
-THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
 
 
 @pytest.mark.parametrize("host", ["fork", "threads"])
