@@ -389,7 +389,6 @@ class Case:
     environ: dict[str, str] = field(default_factory=dict)
     hosts: tuple[str, ...] = ("fork", "threads")
     """Both, unless the host makes no difference: several tries take a second or so."""
-    xfail: str = ""
 
     @property
     def options(self) -> dict[str, Any]:
@@ -400,15 +399,10 @@ class Case:
 def params(cases: dict[str, Case]) -> list[Any]:
     """Return each case with each of its hosts."""
     return [
-        pytest.param(case, host, id=f"{name.replace(' ', '-')}-{host}", marks=known(case.xfail) if case.xfail else ())
+        pytest.param(case, host, id=f"{name.replace(' ', '-')}-{host}")
         for name, case in cases.items()
         for host in case.hosts
     ]
-
-
-def known(reason: str) -> pytest.MarkDecorator:
-    """Return the mark of a known defect."""
-    return pytest.mark.xfail(strict=True, reason=reason)
 
 
 def expect(

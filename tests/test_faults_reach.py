@@ -32,7 +32,6 @@ from support_faults import (
     cut,
     expect,
     faulty_pack,
-    known,
     refuse,
     say,
     trickle,
@@ -50,7 +49,6 @@ if TYPE_CHECKING:
 
 PATIENCE = 200.0
 """Seconds that a process gets where each of several tries may take its full time."""
-HEADERS = "the headers of an answer have a bound for their size and none for their time"
 
 
 @pytest.fixture(scope="module")
@@ -237,7 +235,6 @@ def test_refusals_without_a_timeout(starts: Starts) -> None:
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("host", BOTH)
-@known("the root's bytes are read without any bound")
 def test_a_root_that_trickles_without_a_timeout(starts: Starts, host: str) -> None:
     """A root that comes a byte a second is given up like any frame."""
     with FaultyServer(starts.pack, trickle) as server:
@@ -247,7 +244,6 @@ def test_a_root_that_trickles_without_a_timeout(starts: Starts, host: str) -> No
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("shape", ["headers", "interim answers"])
-@known(HEADERS)
 def test_headers_that_trickle_without_a_timeout(starts: Starts, shape: str) -> None:
     """Headers have a bound in time, whatever they are made of."""
     script: dict[str, Script] = {
@@ -256,11 +252,10 @@ def test_headers_that_trickle_without_a_timeout(starts: Starts, shape: str) -> N
     }
     with FaultyServer(starts.pack, script[shape]) as server:
         error = starts.fails(starts.s3(), server.endpoint, server=server, hangs=PATIENCE)
-    expect(error, "")
+    expect(error, ("did not answer within 5 seconds",))
 
 
 @pytest.mark.chaos
-@known("a source that alternates refusals with broken bodies is retried for ever")
 def test_by_turns_refused_and_broken_without_a_timeout(starts: Starts) -> None:
     """Two faults that each may pass do not make one that lasts for ever."""
     with FaultyServer(starts.pack, behind_the_head(by_turns)) as server:
@@ -269,7 +264,6 @@ def test_by_turns_refused_and_broken_without_a_timeout(starts: Starts) -> None:
 
 
 @pytest.mark.chaos
-@known("`stop` waits for a connect that is under way")
 def test_an_error_in_the_block_while_connecting(starts: Starts, run_python: RunPython) -> None:
     """An error in the block ends the block, though the worker's threads wait for a server that never accepts."""
     code = f"""

@@ -11,7 +11,6 @@ import os
 import sys
 
 from . import errors
-from ._worker import JOIN_SECONDS
 from .errors import LazydepsError
 
 TYPE_CHECKING = False
@@ -237,10 +236,8 @@ class ThreadHost(Host):
         return revive(describe(self._error)), self._worker.stats.as_dict()
 
     def stop(self) -> None:
+        self._worker.stop()
         self.ended = True
-        while self._thread.is_alive():
-            self._worker.stop()  # once is not enough: it may just have been about to connect
-            self._thread.join(JOIN_SECONDS)
         self._join()
 
     def abandon(self) -> None:

@@ -169,12 +169,15 @@ class Retry:
         """Set the time to wait until; return the seconds from now until then."""
         with self._changed:
             now = time.monotonic()
-            self._refusals += 1
             self._counters.retries += 1
-            until = now + backoff(self._refusals, error.retry_after, _random())
             # Connections that are refused together wait together, which counts once.
-            self._refused_for += max(0.0, until - max(now, self.not_before))
-            self.not_before = max(self.not_before, until)
+            if now >= self.not_before:
+                self._refusals += 1
+                self.not_before = now
+            until = now + backoff(self._refusals, error.retry_after, _random())
+            if until > self.not_before:
+                self._refused_for += until - self.not_before
+                self.not_before = until
             return self.not_before - now
 
     def watch(self) -> Callable[[], None]:

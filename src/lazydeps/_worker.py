@@ -39,8 +39,6 @@ FEW = 3
 nothing sooner, but what is needed first together with what is needed later."""
 LOCK_SECONDS = 120.0
 """How long a worker waits for another process that is landing the same pack."""
-JOIN_SECONDS = 0.05
-"""How long it waits for one of its threads to end before it interrupts it again."""
 ROOT = -2
 """Stands for the root where frames are numbered."""
 _threads: set[int] = set()
@@ -156,7 +154,8 @@ class Worker:
                 self._interrupt()
                 raise
             finally:
-                self._join_threads()
+                for thread in self._threads:
+                    thread.join()
                 if self._landing is not None:
                     self._landing.close()
         finally:
@@ -173,18 +172,14 @@ class Worker:
         for connection in tuple(self._connections):
             connection.interrupt()
 
-    def _join_threads(self) -> None:
-        for thread in self._threads:
-            while thread.is_alive():
-                if self._over():
-                    self._interrupt()  # once is not enough: a thread may just have been about to connect
-                thread.join(JOIN_SECONDS)
-
     def _fail(self, error: BaseException) -> None:
         """Let every thread know that it is over."""
         with self._changed:
             self._error = self._error or error
             self._changed.notify_all()
+
+    def _is_wanted(self) -> bool:
+        return not self._over()
 
     def _over(self) -> bool:
         return self._stopped or self._error is not None
@@ -192,6 +187,7 @@ class Worker:
     def _connect(self) -> Connection:
         connection = self._source.connect(timeout=self._config.socket_timeout)
         connection.may_hedge = self._retry.may_hedge
+        connection.is_wanted = self._is_wanted
         self._connections.append(connection)
         return connection
 
@@ -305,7 +301,8 @@ class Worker:
         if self._only is None and not self._threads:
             self._start_threads([None] * (min(self._config.connections, len(plan) + 4) - 1))
         self._connection_loop(connection, first, None if head is None else head.body)
-        self._join_threads()
+        for thread in self._threads:
+            thread.join()
         if self._error is not None:
             raise self._error
         if self._stopped:
@@ -374,6 +371,7 @@ class Worker:
             if not early.open:
                 return None
             self._asking[early] = connection
+        connection.is_wanted = lambda: early.open and not self._over()
         try:
             return self._get(connection, early.start, early.stop)
         except LazydepsError as error:
@@ -382,6 +380,7 @@ class Worker:
                 self._retry.note_refusal(error)
             return None
         finally:
+            connection.is_wanted = self._is_wanted
             with self._changed:
                 del self._asking[early]
 

@@ -36,6 +36,10 @@ def _never() -> bool:
     return False
 
 
+def _always() -> bool:
+    return True
+
+
 class Connection:
     """A way to the source that is kept open from one range to the next."""
 
@@ -43,6 +47,8 @@ class Connection:
     """Seconds for connecting, for an answer, and for each wait for bytes. May be changed before a `get`."""
     may_hedge: Callable[[], bool] = staticmethod(_never)
     """Asked when an answer is late: whether to send the request a second time, by another connection."""
+    is_wanted: Callable[[], bool] = staticmethod(_always)
+    """Asked on the way: whether anybody still waits for the answer. Whoever changes what it says calls `interrupt`."""
 
     def get(self, start: int, stop: int, *, etag: str | None = None) -> Body:
         """Ask for bytes ``[start, stop)``. The body before ends with this, drained or not.

@@ -47,9 +47,9 @@ URL_SAFE = b"!#$%&'()*+,-./:;=?@[]_~"
 class Target:
     """An address, taken apart: where to connect and what to ask for."""
 
-    __slots__ = ("host", "path", "port", "scheme")
+    __slots__ = ("host", "path", "port", "region", "scheme")
 
-    def __init__(self, scheme: str, host: str, port: int | None, path: str) -> None:
+    def __init__(self, scheme: str, host: str, port: int | None, path: str, region: str = "") -> None:
         self.scheme = scheme
         self.host = host
         """A name or an IP address, without brackets."""
@@ -57,6 +57,8 @@ class Target:
         """None for the scheme's own."""
         self.path = path
         """Percent-encoded, with the query; begins with a slash."""
+        self.region = region
+        """What S3 requests are signed for; other connections may have learnt of another one since."""
 
     @classmethod
     def parse(cls, url: str) -> Target:
@@ -259,6 +261,11 @@ class HttpConnection(Connection):
             except OSError:
                 pass  # not connected yet, or not any more
 
+    def _check_wanted(self) -> None:
+        # Called once a socket can be found by `interrupt`: whoever came too early for that has said so before.
+        if not self.is_wanted():
+            raise ConnectionAbortedError("nobody waits for the answer any more")
+
     def drained(self, body: HttpBody) -> None:
         """A body has ended: keep the socket for the next one, if the server does."""
         if self._body is body:
@@ -314,6 +321,7 @@ class HttpConnection(Connection):
             self._peer = peer
             try:
                 sock = self._socket = self._socket or self._dial(target, self.timeout)
+                self._check_wanted()
                 sent = time.monotonic()
                 sock.settimeout(self.timeout)
                 sock.sendall(request)
@@ -353,6 +361,7 @@ class HttpConnection(Connection):
             return sock.recv(RECEIVE)
         self._opening.append(other)
         try:
+            self._check_wanted()
             self._socket, data = _race(sock, other, end)
         finally:
             self._opening.remove(other)
@@ -386,6 +395,7 @@ class HttpConnection(Connection):
             try:
                 sock = socket(family, kind, protocol)
                 self._opening.append(sock)
+                self._check_wanted()
                 sock.settimeout(_left(end) if last else min(_left(end), ADDRESS_SECONDS))
                 sock.connect(address)
                 sock.setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
@@ -406,6 +416,7 @@ class HttpConnection(Connection):
             # The handshake apart, so that `interrupt` finds the socket that it runs on.
             tls = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
             self._opening.append(tls)
+            self._check_wanted()
             tls.settimeout(_left(end))
             tls.do_handshake()
             return tls
@@ -433,7 +444,15 @@ class HttpConnection(Connection):
                 problem = f"{url} answered with another range than was asked for. Serve it by S3 or a plain web server."
             else:
                 size, total = span[1] - start, span[2]
-                if span[1] != min(stop, total) or response.length not in (None, size):
+                coding = _printable(response.getheader("Content-Encoding"))
+                if response.length is not None and (response.length > size or (coding and response.length < size)):
+                    how = f" ({coding})" if coding else ""
+                    problem = (
+                        f"{url} announced {response.length} bytes{how} for a range of {size}: it has another length "
+                        "than its range. Let nothing between compress or change what S3 sends."
+                    )
+                    retryable = True
+                elif span[1] != min(stop, total) or response.length not in (None, size):
                     problem, retryable = f"{url} sent less than it was asked for. Try again.", True
         elif start:
             problem = (

@@ -120,21 +120,21 @@ class S3Source(HttpSource):
             endpoint = environ.get("AWS_ENDPOINT_URL_S3") or environ.get("AWS_ENDPOINT_URL") or ""
         if endpoint:
             base = Target.parse(endpoint)
-            return Target(base.scheme, base.host, base.port, f"{base.path.rstrip('/')}/{self.bucket}/{key}")
+            return Target(base.scheme, base.host, base.port, f"{base.path.rstrip('/')}/{self.bucket}/{key}", region)
         host = f"s3.{region}.amazonaws.com" + (".cn" if region.startswith("cn-") else "")
         # A dot would not match the wildcard certificate; capitals and "_" are no host name (buckets of before 2018).
         if self.bucket != self.bucket.lower() or "." in self.bucket or "_" in self.bucket:
-            return Target("https", host, None, f"/{self.bucket}/{key}")
-        return Target("https", f"{self.bucket}.{host}", None, f"/{key}")
+            return Target("https", host, None, f"/{self.bucket}/{key}", region)
+        return Target("https", f"{self.bucket}.{host}", None, f"/{key}", region)
 
     def headers(self, target: Target, wanted: dict[str, str]) -> dict[str, str]:
         """Return the signed headers of one request."""
-        return sign("GET", target.authority, target.path, wanted, self._credentials(), self.region, time.time())
+        return sign("GET", target.authority, target.path, wanted, self._credentials(), target.region, time.time())
 
-    def follow(self, target: Target, refusal: Refusal) -> Target | None:  # noqa: ARG002 - only the region may change
-        """Return the object's address in the region that S3 names, if that is news."""
+    def follow(self, target: Target, refusal: Refusal) -> Target | None:
+        """Return the object's address in the region that S3 names, if the request was signed for another."""
         region = refusal.region
-        if refusal.status not in (301, 302, 307, 308, 400) or region == self.region or not _is_name(region, "-"):
+        if refusal.status not in (301, 302, 307, 308, 400) or region == target.region or not _is_name(region, "-"):
             return None
         self._found_region = region
         return self.target()
