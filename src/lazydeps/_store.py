@@ -122,9 +122,9 @@ class Store:
 
     def check_owner(self) -> None:
         """Raise ConfigError unless the store is a real folder that only we can write to."""
-        _check_owner(self.directory)
-        _check_owner(self.path)
-        _check_owner(self.tree)
+        check_folder(self.directory)
+        check_folder(self.path)
+        check_folder(self.tree)
 
     def exists(self) -> bool:
         """Whether an earlier start got as far as storing the root."""
@@ -531,13 +531,13 @@ def _make_folder(path: str) -> bool:
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        _check_owner(path)
+        check_folder(path)
         return False
-    _check_owner(path)
+    check_folder(path)
     return True
 
 
-def _check_owner(path: str) -> None:
+def check_folder(path: str) -> None:
     facts = os.lstat(path)
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
         raise ConfigError(
