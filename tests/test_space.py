@@ -326,7 +326,7 @@ def test_starts_while_others_collect(packs: list[Pack], tmp_path: Path) -> None:
     codes = [LOOP.format(ref=pack.ref, name=pack.name) for pack in (packs[0], packs[0], packs[1])] + [COLLECT] * 2
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", code, "4"],
+            [sys.executable, "-c", code, "3"],
             env=environ_of(tmp_path / "s"),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

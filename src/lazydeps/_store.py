@@ -556,13 +556,14 @@ def explain(error: OSError, directory: str, held: Iterable[str] = ()) -> Lazydep
         held: names of other stores that are there and in use.
     """
     if error.errno in FULL:
-        try:
-            facts = os.statvfs(directory)
-            available = facts.f_bavail * facts.f_frsize
-            inodes = "no inodes" if facts.f_files and not facts.f_favail else ""
-        except OSError:
-            available, inodes = 0, ""
-        left = f"{available} bytes left" + (f", but {inodes}: every file and folder needs one" if inodes else "")
+        place = directory
+        while not os.path.exists(place):  # it was to be made
+            place = os.path.dirname(place)
+        facts = os.statvfs(place)
+        available = facts.f_bavail * facts.f_frsize
+        left = f"{available} bytes left"
+        if facts.f_files and not facts.f_favail:
+            left += ", but no inodes: every file and folder needs one"
         return InsufficientSpaceError(
             f"the disk is full: {directory} has {left} ({error.strerror}). Nothing half-written is "
             f"used.{in_use(held)} Set a larger ephemeral_storage for the function, or point LAZYDEPS_DIR to a larger "
