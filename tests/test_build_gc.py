@@ -47,7 +47,8 @@ def place(filled: Path, pack: Pack, tmp_path: Path) -> Path:
     os.utime(place / pack.folder / "users")
     for name, age in (("2" * 32 + "-1", 2 * DAY), ("9" * 32 + "-1", 9 * DAY), ("c" * 32, 12 * DAY)):
         write_tree(place / name, {"tree/a.bin": bytes(50_000)})
-        (place / name / "lock").touch()
+        if name[0] != "2":  # a start that got no further
+            (place / name / "lock").touch()
         if "-" in name:
             (place / name / "users").touch()
             os.utime(place / name / "users", (time.time() - age,) * 2)
@@ -194,7 +195,7 @@ def test_interrupted(tmp_path: Path) -> None:
         _, errors = process.communicate(timeout=60)
         if process.returncode or attempt == 4:
             break
-    assert (process.returncode, "Interrupted" in errors) == (130, True), errors
+    assert (process.returncode, "the next removal does the rest" in errors) == (130, True), errors
     left = [path for path in place.iterdir() if not path.name.startswith("gone-")]
     assert [len(list(store.glob("tree/*.bin"))) for store in left] == [100] * len(left)
     lazydeps("gc", "--dir", place)

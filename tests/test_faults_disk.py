@@ -13,6 +13,7 @@ import signal
 import subprocess
 import sys
 import time
+from _thread import allocate_lock
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -32,6 +33,11 @@ from support_disk import (
     start,
 )
 from support_http import Answer, Request, ScriptedServer, ranged
+
+from lazydeps import ConfigError, InsufficientSpaceError
+from lazydeps._config import Limits
+from lazydeps._pack import Root
+from lazydeps._store import Landing, Store
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,10 +174,44 @@ print(json.dumps(reader.has_landed(0)))
         assert start(code, place / "s") is True
 
 
+WRITES: dict[str, Callable[[Store, Root], Any]] = {
+    "the root": lambda store, root: store.write_root(bytes(100_000)),
+    "the index": lambda store, root: store.write_index(bytes(100_000)),
+    "the files for landing": lambda store, root: Landing(store, root, allocate_lock()),
+    "the first folders": lambda store, root: (store.unlock(), store.try_lock()),
+    "another store": lambda store, root: Store(store.directory, bytes(32)).prepare(),
+}
+
+
+@pytest.mark.parametrize("what", WRITES)
+@pytest.mark.parametrize("fault", ["full", "read-only"])
+def test_every_write_explains_itself(pack: Pack, tmp_path: Path, what: str, fault: str) -> None:
+    """Whatever of a store is being written, a full disk and a read-only one are told in our own errors."""
+    root = Root(pack.content[8 : 8 + int.from_bytes(pack.content[4:8], "little")], limits=Limits())
+    with disk(tmp_path / "disk", "size=1m", "nr_inodes=60") as place:
+        store = Store(str(place / "s"), root.digest)
+        store.prepare()
+        assert store.try_lock()
+        if what == "the first folders":
+            os.rmdir(f"{store.path}/parts")
+        if fault == "full":
+            fill(place)
+            take_inodes(place)
+            with pytest.raises(InsufficientSpaceError, match=r"the disk is full: .*ephemeral_storage.*LAZYDEPS_DIR"):
+                WRITES[what](store, root)
+        else:
+            store.unlock()
+            remount(place, "ro")
+            with pytest.raises(ConfigError, match=r"Read-only file system\. Set LAZYDEPS_DIR"):
+                WRITES[what](store, root)
+            remount(place, "rw")
+        store.unlock()
+
+
 def take_inodes(place: Path) -> None:
     """Take every inode that a disk has left."""
-    (place / "taken").mkdir()
     with suppress(OSError):
+        (place / "taken").mkdir()
         for number in range(100_000):
             (place / "taken" / str(number)).touch()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 import random
@@ -10,15 +11,16 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
-from support_disk import Pack, disk, environ_of, fill, holder, run_pack, start
+from support_disk import THREADS, Pack, disk, environ_of, fill, holder, run_pack, start
 from support_http import Answer, Request, ScriptedServer, ranged
 from support_packs import write_tree
 
-from lazydeps import InsufficientSpaceError, _space
+from lazydeps import ConfigError, InsufficientSpaceError, _space
 from lazydeps._store import LAYOUT, Store
 
 SIZE = 900_000
@@ -287,6 +289,121 @@ def test_an_error_of_another_kind_removes_nothing(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"cannot be used: Input/output error"):
         Store(str(place), bytes(32)).with_room(step)
     assert names(place) == {f"{digest(1)}-1"}
+
+
+def take(store: Path) -> list[int]:
+    """Take both locks of a store as a removal does, and return the files."""
+    handles = [os.open(store / name, os.O_RDWR | os.O_CREAT, 0o600) for name in ("lock", "users")]
+    for handle in handles:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    return handles
+
+
+def test_who_waited_for_a_store_that_went_begins_anew(packs: list[Pack], tmp_path: Path) -> None:
+    """A worker that gets the lock of a removed store lands nothing where another process has made it again."""
+    place, one = tmp_path / "s", packs[0]
+    store = place / one.folder
+    store.mkdir(parents=True, mode=0o700)
+    place.chmod(0o700)
+    old = take(store)
+    code = f"import lazydeps\nwith lazydeps.load({one.ref!r}):\n    import one\nprint(one.WHO)"
+    process = subprocess.Popen(
+        [sys.executable, "-c", THREADS + code], env=environ_of(place), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        while str(store / "lock") not in _opened(process.pid):
+            assert process.poll() is None
+            time.sleep(0.005)
+        store.rename(place / f"gone-{one.folder}-01234567")
+        store.mkdir(mode=0o700)
+        new = take(store)
+        for handle in old:
+            os.close(handle)
+        while f"{place}/gone-{one.folder}-01234567/lock" in _opened(process.pid):
+            assert process.poll() is None
+            time.sleep(0.005)
+        assert names(store) == {"lock", "users"}
+        for handle in new:
+            os.close(handle)
+        assert process.communicate(timeout=60)[0] == "one\n"
+    finally:
+        process.kill()
+        process.wait()
+    assert one.check(place) > 40
+
+
+def _opened(pid: int) -> set[str]:
+    """Return the paths of the files that a process has open."""
+    found = set()
+    for path in Path(f"/proc/{pid}/fd").iterdir():
+        with suppress(OSError):  # closed meanwhile
+            found.add(os.readlink(path))
+    return found
+
+
+def test_what_is_held_is_what_the_path_names(packs: list[Pack], tmp_path: Path) -> None:
+    """A store that is removed and made again while a session takes hold of it: the session holds the new one."""
+    code = f"""
+import fcntl, json, os, shutil, lazydeps
+with lazydeps.load({packs[0].ref!r}):
+    import one
+path = lazydeps.report().packs[0].store
+lazydeps.uninstall()
+flock = fcntl.flock
+def slow(handle, how):
+    if how & fcntl.LOCK_SH and not os.path.exists(path + "-old"):
+        os.rename(path, path + "-old")
+        shutil.copytree(path + "-old", path)
+    flock(handle, how)
+fcntl.flock = slow
+with lazydeps.load({packs[0].ref!r}) as loading:
+    pass
+held = os.fstat(loading._sessions[0].store._users).st_ino
+print(json.dumps([held == os.stat(path + end + "/users").st_ino for end in ("", "-old")]))
+"""
+    assert start(code, tmp_path / "s") == [True, False]
+
+
+def test_two_removals_of_one_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A removal that was overtaken does not touch the store that somebody has made under the same name since."""
+    store = make_store(tmp_path / "s", f"{digest(1)}-1")
+    flock = fcntl.flock
+    new: list[int] = []
+
+    def slow(handle: int, how: int) -> None:
+        if not new and how & fcntl.LOCK_EX and os.readlink(f"/proc/self/fd/{handle}").endswith("/users"):
+            store.rename(tmp_path / "overtaken")
+            make_store(tmp_path / "s", store.name)
+            new.append(os.open(store / "users", os.O_RDONLY))
+            flock(new[0], fcntl.LOCK_SH)
+        flock(handle, how)
+
+    monkeypatch.setattr(fcntl, "flock", slow)
+    with pytest.raises(FileNotFoundError, match="removed by somebody else"):
+        _space.remove(str(tmp_path / "s"), store.name)
+    os.close(new[0])
+    assert len(list(store.rglob("*.bin"))) == 3
+
+
+def test_a_store_that_goes_while_it_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Removed between two steps of its making, a store is made again; a folder that always vanishes is an error."""
+    mkdir = os.mkdir
+    vanish = 2
+
+    def fleeting(path: str, mode: int = 0o777) -> None:
+        nonlocal vanish
+        mkdir(path, mode)
+        if path.endswith(f"-{LAYOUT}") and vanish:
+            vanish -= 1
+            os.rmdir(path)
+
+    monkeypatch.setattr(os, "mkdir", fleeting)
+    store = Store(str(tmp_path / "s"), bytes(32))
+    store.prepare()
+    assert Path(store.path).is_dir()
+    vanish = 100
+    with pytest.raises(ConfigError, match="LAZYDEPS_DIR"):
+        Store(str(tmp_path / "s"), b"1" * 32).prepare()
 
 
 LOOP = """
