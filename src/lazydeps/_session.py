@@ -100,17 +100,17 @@ class Session:
 
     def start(self) -> None:
         """Start a worker, unless everything has landed already."""
-        if self._try_root():
-            self._reused = True
-            assert self._root is not None
-            try:
+        try:
+            if self._try_root():
+                self._reused = True
+                assert self._root is not None
                 check_host(self._root)
-            except LazydepsError:
-                self.store.release()
-                raise
-            if self._advance(self._root.data_stop) >= self._root.data_stop:
-                return
-        self._start_host()
+                if self._advance(self._root.data_stop) >= self._root.data_stop:
+                    return
+            self._start_host()
+        except BaseException:
+            self.store.release()  # nobody will ever close a session that has not begun
+            raise
 
     def stop(self) -> None:
         """End the worker now. What has landed stays; what has not can still be fetched on demand."""

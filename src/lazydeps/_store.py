@@ -266,13 +266,15 @@ class Store:
                 return False
             except OSError:
                 pass  # no locks on this file system: then nobody can take the one that removal needs
-            self._users_identity = identity(handle)
-            if self._users_identity == identity(path):
+            mark = identity(handle)
+            if mark == identity(path):
                 try:
                     os.utime(handle)  # the store that was not used for longest is removed first
                 except OSError:
                     pass  # a disk that we cannot write to
-                self._users, handle = handle, -1
+                if self._users is None:  # else another thread was faster
+                    self._users_identity = mark
+                    self._users, handle = handle, -1
                 return True
         except FileNotFoundError:
             pass
