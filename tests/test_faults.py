@@ -199,7 +199,7 @@ print(json.dumps([store, lazydeps.report().packs[0].frames_total]))
     landed.write_bytes(content)
     again = """
 from lazydeps import _store
-_store.Store.free = lambda self: 1_200_000
+_store.Store.room = lambda self: (1_200_000, None)
 with lazydeps.load(ref):
     import many
 print(json.dumps(lazydeps.report().requests))

@@ -18,7 +18,7 @@ LAYERS = [
     {"_ref", "_config", "_retry", "_deadline", "events"},
     {"_pack", "_sources"},
     {"_store", "_fetch", "_target"},
-    {"_plan"},
+    {"_plan", "_space"},
     {"_worker"},
     {"_host", "_finder", "_metadata"},
     {"_session", "_lazy"},

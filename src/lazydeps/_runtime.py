@@ -154,7 +154,7 @@ def uninstall() -> None:
             sys.meta_path.remove(_finder)
         _finder.sessions = ()
     for session in tuple(_sessions.values()):
-        session.stop()
+        session.close()
     _sessions.clear()
 
 

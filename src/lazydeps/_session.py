@@ -102,19 +102,28 @@ class Session:
 
     def start(self) -> None:
         """Start a worker, unless everything has landed already."""
-        if self._try_root():
-            self._reused = True
-            assert self._root is not None
-            check_host(self._root)
-            if self._advance(self._root.data_stop) >= self._root.data_stop:
-                return
-        self._start_host()
+        try:
+            if self._try_root():
+                self._reused = True
+                assert self._root is not None
+                check_host(self._root)
+                if self._advance(self._root.data_stop) >= self._root.data_stop:
+                    return
+            self._start_host()
+        except BaseException:
+            self.store.release()  # nobody will ever close a session that has not begun
+            raise
 
     def stop(self) -> None:
         """End the worker now. What has landed stays; what has not can still be fetched on demand."""
         host, self._host = self._host, None
         if host is not None:
             host.stop()
+
+    def close(self) -> None:
+        """End the worker, and let the store be removed."""
+        self.stop()
+        self.store.release()
 
     def wait(self, *, complete: bool = False) -> None:
         """Return when the boot and data sets are in place and no child or thread is left over.
@@ -138,7 +147,9 @@ class Session:
     def root(self) -> Root:
         """Return the pack's root, as soon as it is known."""
         if self._root is None:
-            from json import loads  # noqa: F401  # needed to parse the root, and importing it costs nothing while we wait
+            # Needed to hold the store and to parse the root, and importing them costs nothing while we wait.
+            import fcntl  # noqa: F401
+            from json import loads  # noqa: F401
 
             self._ahead.extend(COMMON)
             self._await(self._try_root, "(root)", 0, idle=self._import_ahead)
@@ -232,8 +243,7 @@ class Session:
 
     def _try_root(self) -> bool:
         store = self.store
-        if self._root is None and store.exists():
-            store.check_owner()
+        if self._root is None and store.exists() and store.hold():
             root = store.read_root(self._config.limits)
             if root is not None and store.open_landed(root):
                 self._root = root

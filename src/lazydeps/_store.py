@@ -1,14 +1,19 @@
 """The store: the folder of one root, where frames land and from where modules are read.
 
-Knows the folder, the lock, the free space and what has landed. It neither fetches nor imports. What it keeps:
+Knows the folder, its locks, the free space and what has landed. It neither fetches nor imports; `_space` removes
+stores. What it keeps:
 
     root      the root's content, as checked            lock     flock of whoever lands frames
-    index     the second index, decompressed            landed   one byte a frame: 1 when all of it is in place
+    index     the second index, decompressed            users    shared flock of whoever has the pack loaded
     code      bytecode of the boot set, at its offsets in the tar stream (sparse, read through one map)
+    landed    one byte a frame: 1 when all of it is in place
     parts/    files that are being written              tree/    site-packages
 
 Two rules make a kill at any instant harmless: a file carries its name in ``tree/`` only when it is whole and
 checked, and a frame's byte in ``landed`` is set only after everything in the frame is in place.
+
+A store is removed only by who has both locks for itself, and it is renamed first. So whoever has got a lock looks
+whether the path still names what is locked; if not, the store has gone meanwhile.
 """
 
 from __future__ import annotations
@@ -16,6 +21,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from _thread import allocate_lock
 
 from ._digest import sha256_digest
 from ._pack import Root, Section, is_bytecode, runs
@@ -24,15 +30,24 @@ from .errors import ConfigError, InsufficientSpaceError, LazydepsError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _thread import LockType
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from mmap import mmap
+    from typing import TypeVar
 
     from ._config import Limits
 
+    Result = TypeVar("Result")
+
 NAME_BYTES = 16
 """Bytes of the root's digest in the folder's name. The whole digest is checked against the root's content."""
-_NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
-
+LAYOUT = 1
+"""Version of what is in the folder; stands in its name, so that no version reads what it does not understand. From 1 on
+a store is held by its ``users`` file."""
+FULL = (errno.ENOSPC, errno.EDQUOT)
+"""What a write fails with where there is no room left: bytes, inodes or a quota."""
+NO_FOLLOW = getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_CLOEXEC", 0)
+_ATTEMPTS = 3
+"""How often a folder is made again that somebody removes while it is being made."""
 
 _locks: set[int] = set()
 """Descriptors of the locks that this process holds."""
@@ -59,10 +74,18 @@ class Store:
             root: SHA-256 of the pack's root, 32 raw bytes.
         """
         self.directory = os.path.abspath(directory)
-        self.path = f"{self.directory}/{root[:NAME_BYTES].hex()}"
+        self.name = f"{root[:NAME_BYTES].hex()}-{LAYOUT}"
+        self.path = f"{self.directory}/{self.name}"
         self.tree = f"{self.path}/tree"
         self._digest = root
         self._lock: int | None = None
+        self._users: int | None = None
+        self._users_identity = (0, 0)
+        self._removing = allocate_lock()
+        self._removals = 0
+        """How many other stores had to make room for this one."""
+        self._held: list[str] = []
+        """Those that could not, because they are in use."""
         self._landed: mmap | None = None
         self._code: mmap | None = None
         self._writable = False
@@ -74,59 +97,133 @@ class Store:
 
         Raises:
             ConfigError: it cannot be created, is a link, or somebody else can write to it.
+            InsufficientSpaceError: the disk is too full for a folder.
         """
-        try:
-            os.makedirs(os.path.dirname(self.directory), exist_ok=True)
-            for path in (self.directory, self.path, f"{self.path}/parts"):
-                _make_folder(path)
-        except OSError as error:
-            raise explain(error, self.directory) from error
+        self.with_room(self._prepare)
 
-    def prepare_tree(self) -> None:
-        """Create the tree where it is missing. Needs the lock.
+    def _prepare(self) -> None:
+        for attempt in range(_ATTEMPTS):
+            try:
+                os.makedirs(os.path.dirname(self.directory), exist_ok=True)
+                _make_folder(self.directory)
+                _make_folder(self.path)
+                return
+            except FileNotFoundError:  # somebody has just removed the store
+                if attempt == _ATTEMPTS - 1:
+                    raise
 
-        Raises:
-            ConfigError: it cannot be created, or is not ours.
-        """
-        try:
-            if not os.path.lexists(self.tree):
-                # A new tree holds nothing, whatever an older record says of what had landed. First the record goes:
-                # a process that finds a tree believes the record beside it.
-                self._remove("landed")
-            _make_folder(self.tree)
-        except OSError as error:
-            raise explain(error, self.directory) from error
+    def _furnish(self) -> None:
+        """Make what the folder holds from the beginning. Needs the lock."""
+        if not os.path.lexists(self.tree):
+            # A new tree holds nothing, whatever an older record says of what had landed. First the record goes: a
+            # process that finds a tree believes the record beside it.
+            self._remove("landed")
+        _make_folder(self.tree)
+        _make_folder(f"{self.path}/parts")
+        os.close(os.open(f"{self.path}/users", os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o600))
 
     def check_owner(self) -> None:
         """Raise ConfigError unless the store is a real folder that only we can write to."""
-        _check_owner(self.directory)
-        _check_owner(self.path)
+        check_folder(self.directory)
+        check_folder(self.path)
+        check_folder(self.tree)
 
     def exists(self) -> bool:
         """Whether an earlier start got as far as storing the root."""
-        return os.path.exists(f"{self.path}/root") and os.path.isdir(self.tree)
+        return os.path.lexists(f"{self.path}/root")
 
-    def free(self) -> int:
-        """Return the bytes that the store's file system has free for us."""
+    # -- room
+
+    def room(self) -> tuple[int, int | None]:
+        """Return the bytes and the inodes that are free for us; None where inodes are not counted."""
         facts = os.statvfs(self.path)
-        return facts.f_bavail * facts.f_frsize
+        return facts.f_bavail * facts.f_frsize, facts.f_favail if facts.f_files else None
 
-    # -- the lock
+    def ensure_room(self, root: Root, rest: Section | None, *, complete: bool = False, first: int = 0) -> None:
+        """Make sure that what has still to land will fit, at the cost of other stores if need be.
+
+        Args:
+            root: the pack's root.
+            rest: the section of the data and cold frames, if it is known.
+            complete: the cold set too.
+            first: the frame from which on to look.
+
+        Raises:
+            InsufficientSpaceError: it does not fit.
+        """
+        needed = names = 0
+        stop = root.frames if complete else root.data_stop
+        for section in (root.boot, rest):
+            if section is not None:
+                missing = self.missing(range(max(first, section.first), min(stop, section.first + len(section))))
+                needed += sum(section.frame(number).unpacked for number in missing)
+                names += len(section.paths) if missing else 0
+        if rest is None:
+            needed += sum(root.unpacked(name) for name in (("data", "cold") if complete else ("data",)))
+        free, inodes = self.room()
+        # With its folders, a pack hardly ever has more names than that. To count them takes longer than to ask.
+        if needed > free or (inodes is not None and 2 * names > inodes):
+            from ._space import make_room
+
+            make_room(self, root, rest, needed, complete=complete, first=first)
+
+    def with_room(self, step: Callable[[], Result]) -> Result:
+        """Run a step that writes. Where the disk is full: again, as long as there is another store to remove.
+
+        Raises:
+            InsufficientSpaceError: the disk is full.
+            ConfigError: the store cannot be written.
+        """
+        while True:
+            before = self._removals
+            try:
+                return step()
+            except OSError as error:
+                if error.errno not in FULL or not self._remove_another(before):
+                    raise explain(error, self.directory, self._held) from error
+
+    def _remove_another(self, before: int) -> bool:
+        """Remove the store that was not used for longest, unless another thread has just done so."""
+        with self._removing:
+            if self._removals == before:
+                from ._space import collect
+
+                removed, self._held = collect(self.directory, keep=(self.name,), most=1)
+                self._removals += bool(removed)
+            return self._removals > before
+
+    # -- locks
 
     def try_lock(self) -> bool:
-        """Take the lock that landing needs. Return False while another process or thread holds it."""
+        """Take the lock that landing needs. Return False while another process or thread holds it.
+
+        Raises:
+            ConfigError: the store cannot be written.
+            InsufficientSpaceError: the disk is too full for an empty store.
+        """
+        return self.with_room(self._try_lock)
+
+    def _try_lock(self) -> bool:
         import fcntl
 
         try:
             if self._lock is None:
-                self._lock = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | _NO_FOLLOW, 0o600)
+                self._lock = os.open(f"{self.path}/lock", os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o600)
                 _locks.add(self._lock)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if identity(self._lock) == identity(f"{self.path}/lock"):
+                self._furnish()
+                return True
         except BlockingIOError:
             return False
-        except OSError as error:
-            raise explain(error, self.directory) from error
-        return True
+        except FileNotFoundError:
+            pass
+        except BaseException:
+            self.unlock()
+            raise
+        self.unlock()
+        self._prepare()  # somebody has removed the store
+        return False
 
     def unlock(self) -> None:
         """Give the lock back."""
@@ -142,6 +239,62 @@ class Store:
             _locks.discard(self._lock)
             self._lock = None
 
+    def hold(self) -> bool:
+        """Keep the store from being removed while this process lives, or one that is forked from it.
+
+        Returns:
+            False where there is no store, or somebody is removing it.
+
+        Raises:
+            ConfigError: it is not a store that only we can write to.
+        """
+        if self._users is not None:
+            return True
+        import fcntl
+
+        path = f"{self.path}/users"
+        try:
+            self.check_owner()
+            # For reading only: a store on a disk that we cannot write to can be held as well.
+            handle = os.open(path, os.O_RDONLY | NO_FOLLOW)
+        except FileNotFoundError:
+            return False
+        except OSError as error:
+            raise explain(error, self.directory) from error
+        try:
+            try:
+                fcntl.flock(handle, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                return False
+            except OSError:
+                pass  # no locks on this file system: then nobody can take the one that removal needs
+            mark = identity(handle)
+            if mark == identity(path):
+                try:
+                    os.utime(handle)  # the store that was not used for longest is removed first
+                except OSError:
+                    pass  # a disk that we cannot write to
+                if self._users is None:  # else another thread was faster
+                    self._users_identity = mark
+                    self._users, handle = handle, -1
+                return True
+        except FileNotFoundError:
+            pass
+        finally:
+            if handle >= 0:
+                os.close(handle)
+        return False
+
+    def release(self) -> None:
+        """Let go of what `hold` holds."""
+        handle, self._users = self._users, None
+        try:
+            # Some programs close what is not theirs, and the number may be somebody else's by now.
+            if handle is not None and identity(handle) == self._users_identity:
+                os.close(handle)
+        except OSError:
+            pass
+
     # -- root and index
 
     def read_root(self, limits: Limits) -> Root | None:
@@ -153,7 +306,7 @@ class Store:
 
     def write_root(self, content: bytes) -> None:
         """Keep the root's content; the caller has checked it."""
-        self._write_whole(f"{self.path}/root", content, 0o600)
+        self.with_room(lambda: self._write_whole(f"{self.path}/root", content, 0o600))
 
     def read_index(self, root: Root) -> Section | None:
         """Return the section of the data and cold frames, or None where the index has not landed whole."""
@@ -164,7 +317,7 @@ class Store:
 
     def write_index(self, text: bytes) -> None:
         """Keep the decompressed index, its own digest before it; the caller has checked it."""
-        self._write_whole(f"{self.path}/index", sha256_digest(text) + text, 0o600)
+        self.with_room(lambda: self._write_whole(f"{self.path}/index", sha256_digest(text) + text, 0o600))
 
     # -- what has landed
 
@@ -181,9 +334,13 @@ class Store:
         whole = True
         for name, size in sizes:  # landed last: whoever finds it finds the code image too
             try:
-                handle = os.open(f"{self.path}/{name}", mode | _NO_FOLLOW, 0o600)
+                handle = os.open(f"{self.path}/{name}", mode | NO_FOLLOW, 0o600)
             except FileNotFoundError:
                 return False
+            except OSError as error:
+                if create:
+                    raise
+                raise explain(error, self.directory) from error
             try:
                 if os.fstat(handle).st_size != size or not whole:
                     if not create:
@@ -191,7 +348,12 @@ class Store:
                     # A new code image holds nothing, whatever an older record says of what had landed.
                     whole = False
                     os.ftruncate(handle, 0)
-                    os.ftruncate(handle, size)
+                    if name == "landed":
+                        # Written out, not only made that long: to touch a hole through the map would take a block of
+                        # the disk then and there, and the answer of a full one is a SIGBUS.
+                        _write_at(handle, bytes(size), 0)
+                    else:
+                        os.ftruncate(handle, size)
                 maps.append(mmap(handle, size, access=access))
             finally:
                 os.close(handle)
@@ -228,7 +390,7 @@ class Store:
 
     def _read(self, name: str) -> bytes | None:
         try:
-            handle = os.open(f"{self.path}/{name}", os.O_RDONLY | _NO_FOLLOW)
+            handle = os.open(f"{self.path}/{name}", os.O_RDONLY | NO_FOLLOW)
         except FileNotFoundError:
             return None
         except OSError as error:
@@ -266,11 +428,8 @@ class Landing:
         self._root = root
         self._guard = lock
         self._folders: set[str] = set()
-        try:
-            store.open_landed(root, create=True)
-            self._code = os.open(f"{store.path}/code", os.O_WRONLY | _NO_FOLLOW)
-        except OSError as error:
-            raise explain(error, store.directory) from error
+        store.with_room(lambda: store.open_landed(root, create=True))
+        self._code = store.with_room(lambda: os.open(f"{store.path}/code", os.O_WRONLY | NO_FOLLOW))
 
     def close(self) -> None:
         """Close what `__init__` opened."""
@@ -285,13 +444,10 @@ class Landing:
             data: its decompressed bytes.
 
         Raises:
-            InsufficientSpaceError: the disk is full.
+            InsufficientSpaceError: the disk is full, and no other store could make room.
             ConfigError: the store cannot be written.
         """
-        try:
-            self._land(section, number, data)
-        except OSError as error:
-            raise explain(error, self._store.directory) from error
+        self._store.with_room(lambda: self._land(section, number, data))
 
     def _land(self, section: Section, number: int, data: memoryview) -> None:
         landed = self._store._landed
@@ -324,7 +480,7 @@ class Landing:
             # unrecorded. Writing this part alone and renaming again would replace the whole file by a torso.
             if not os.path.exists(f"{self._store.tree}/{path}"):
                 others = [frame for frame in section.frames_of(file) if frame != number and landed[frame] == 1]
-                handle = os.open(part, os.O_WRONLY | os.O_CREAT | _NO_FOLLOW, mode)
+                handle = os.open(part, os.O_WRONLY | os.O_CREAT | NO_FOLLOW, mode)
                 try:
                     if others and not os.fstat(handle).st_size:
                         # Their parts were here and somebody removed them: they have to come again.
@@ -352,28 +508,40 @@ class Landing:
 
     def write_plain_bytecode(self) -> None:
         """Write the boot set's bytecode as files too, so that the tree serves an interpreter without lazydeps."""
+        from functools import partial
+
         boot = self._root.boot
         for file, path in enumerate(boot.paths):
             target = f"{self._store.tree}/{path}"
             if is_bytecode(path) and not os.path.exists(target):
                 begin = boot.offsets[file]
-                part = f"{self._store.path}/parts/plain-{file}"
-                try:
-                    _write_file(part, self._store.bytecode(begin, begin + boot.sizes[file]), 0o600)
-                    self._place(part, target)
-                except OSError as error:
-                    raise explain(error, self._store.directory) from error
+                content = self._store.bytecode(begin, begin + boot.sizes[file])
+                self._store.with_room(partial(self._place_whole, f"plain-{file}", target, content))
+
+    def _place_whole(self, part: str, target: str, content: memoryview) -> None:
+        path = f"{self._store.path}/parts/{part}"
+        _write_file(path, content, 0o600)
+        self._place(path, target)
 
 
-def _make_folder(path: str) -> None:
+def identity(file: int | str) -> tuple[int, int]:
+    """Return what tells a file, by descriptor or by path, from every other that is there."""
+    facts = os.fstat(file) if isinstance(file, int) else os.lstat(file)
+    return facts.st_dev, facts.st_ino
+
+
+def _make_folder(path: str) -> bool:
+    """Create a folder with mode 0700, or check the one that is there; return whether it is new."""
     try:
         os.mkdir(path, 0o700)
     except FileExistsError:
-        pass
-    _check_owner(path)
+        check_folder(path)
+        return False
+    check_folder(path)
+    return True
 
 
-def _check_owner(path: str) -> None:
+def check_folder(path: str) -> None:
     facts = os.lstat(path)
     if not stat.S_ISDIR(facts.st_mode) or facts.st_uid != os.geteuid() or facts.st_mode & 0o022:
         raise ConfigError(
@@ -383,19 +551,34 @@ def _check_owner(path: str) -> None:
         )
 
 
-def explain(error: OSError, directory: str) -> LazydepsError:
-    """Turn a failed write to the store into the error that says what to do about it."""
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        try:
-            facts = os.statvfs(directory)
-            available = facts.f_bavail * facts.f_frsize
-        except OSError:
-            available = 0
+def explain(error: OSError, directory: str, held: Iterable[str] = ()) -> LazydepsError:
+    """Turn a failed write to the store into the error that says what to do about it.
+
+    Args:
+        error: what the system said.
+        directory: the folder that holds all stores.
+        held: names of other stores that are there and in use.
+    """
+    if error.errno in FULL:
+        place = directory
+        while not os.path.exists(place):  # it was to be made
+            place = os.path.dirname(place)
+        facts = os.statvfs(place)
+        available = facts.f_bavail * facts.f_frsize
+        left = f"{available} bytes left"
+        if facts.f_files and not facts.f_favail:
+            left += ", but no inodes: every file and folder needs one"
         return InsufficientSpaceError(
-            f"the disk is full: {directory} has {available} bytes left ({error.strerror}). Nothing half-written is "
-            "used; set a larger ephemeral_storage for the function, or point LAZYDEPS_DIR to a larger disk.",
+            f"the disk is full: {directory} has {left} ({error.strerror}). Nothing half-written is "
+            f"used.{in_use(held)} Set a larger ephemeral_storage for the function, or point LAZYDEPS_DIR to a larger "
+            "disk.",
             needed=0,
             available=available,
+        )
+    if error.errno == errno.ELOOP:
+        return ConfigError(
+            f"the store {directory} cannot be used: {error.filename or 'something in it'} is a symbolic link, which "
+            "lazydeps never makes and does not follow. Remove that store, or set LAZYDEPS_DIR to a folder of your own."
         )
     return ConfigError(
         f"the store {directory} cannot be used: {error.strerror or error}. "
@@ -403,22 +586,17 @@ def explain(error: OSError, directory: str) -> LazydepsError:
     )
 
 
-def check_space(store: Store, needed: int) -> None:
-    """Raise InsufficientSpaceError unless ``needed`` more bytes fit on the store's file system."""
-    available = store.free()
-    if needed > available:
-        total = -(-(needed - available) // 2**20)
-        raise InsufficientSpaceError(
-            f"the pack needs {needed} more bytes in {store.directory} and {available} are free. Raise the function's "
-            f"ephemeral_storage by at least {total} MB (Lambda allows 512 to 10,240 MB), or set LAZYDEPS_DIR to a "
-            "larger disk.",
-            needed=needed,
-            available=available,
-        )
+def in_use(held: Iterable[str]) -> str:
+    """Return the sentence that says which other stores take space and cannot be removed; nothing if there are none."""
+    names = sorted(held)
+    if not names:
+        return ""
+    which = "Another store there is" if len(names) == 1 else f"{len(names)} other stores there are"
+    return f" {which} held by running processes ({', '.join(names)}): end those, or wait."
 
 
 def _write_file(path: str, data: bytes | memoryview, mode: int) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | _NO_FOLLOW, mode)
+    handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | NO_FOLLOW, mode)
     try:
         _write_at(handle, data, 0)
     finally:

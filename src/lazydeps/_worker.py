@@ -13,7 +13,7 @@ from ._fetch import fetch_head, new_decompressor, read_exactly, unpack, unpack_i
 from ._pack import SKIPPABLE_HEADER, Root
 from ._plan import INDEX, Early, Plan, early_ranges
 from ._retry import REFUSED, Retry, Tries
-from ._store import Landing, Store, check_space
+from ._store import Landing, Store
 from ._target import check_host
 from .errors import FetchError, IntegrityError, LazydepsError, PackFormatError
 
@@ -140,7 +140,6 @@ class Worker:
             self._take_lock()
         try:
             try:
-                store.prepare_tree()
                 with self._phase("root"):
                     connection, head = self._obtain_root()
                 self._landing = Landing(store, self._root, allocate_lock())
@@ -240,7 +239,8 @@ class Worker:
             check_host(root)
         self._root = root
         store.open_landed(root)
-        check_space(store, self._needed(root))
+        if self._only is None:
+            store.ensure_room(root, store.read_index(root), complete=self._complete)
         if head is not None:
             store.write_root(head.content)
         return connection, head
@@ -259,19 +259,6 @@ class Worker:
         self._count(head.body)
         self._count_bytes(SKIPPABLE_HEADER + len(head.content))
         return head
-
-    def _needed(self, root: Root) -> int:
-        sets = ("boot", "data", "cold") if self._complete else ("boot", "data")
-        if self._only is not None:
-            return 0
-        rest = self._store.read_index(root)
-        needed = 0
-        for section in (root.boot, rest):
-            if section is not None:
-                stop = min(section.first + len(section), root.frames if self._complete else root.data_stop)
-                for number in self._store.missing(range(section.first, stop)):
-                    needed += section.frame(number).unpacked
-        return needed if rest is not None else needed + sum(root.unpacked(name) for name in sets[1:])
 
     # -- the stream
 
@@ -516,6 +503,8 @@ class Worker:
         rest = self._root.read_index(text)
         rest.validate(self._config.limits)
         self._store.write_index(text)
+        if self._only is None:  # only now is it known how many files the data set has
+            self._store.ensure_room(self._root, rest, complete=self._complete, first=rest.first)
         with self._changed:
             plan.add_index(rest)
             self._changed.notify_all()
