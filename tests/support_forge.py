@@ -89,7 +89,7 @@ class Forged:
 
     def place(self, path: str) -> tuple[int, int]:
         """Return where a file's content begins in its frame, and its size."""
-        _, at, offset = self._find(path)
+        _, _, offset = self._find(path)
         table = self.root["boot"] if path in self.root["boot"]["paths"] else self.index
         return offset, table["sizes"][table["paths"].index(path)]
 
@@ -163,7 +163,7 @@ class Outcome:
     rss: int
     """Most memory that any process of the case had in use, bytes."""
     facts: dict[str, Any]
-    """What the child wrote down: ``error`` (class, words, bases) or None, ``value``, and ``mark``: whether code of the pack ran."""
+    """What the child wrote down: ``error`` (class, words, bases) or None; ``value``; ``mark``: whether code ran."""
     left: bool
     """Whether a process was still there when the child had ended."""
     out: str = ""
@@ -179,9 +179,18 @@ class Victim:
     environ: dict[str, str] = field(default_factory=dict)
 
     def __enter__(self) -> Victim:
-        environ = {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "PYTHONPATH": str(SRC), "COLUMNS": "500"}
+        environ = {
+            "PATH": os.environ.get("PATH", os.defpath),
+            "LANG": "C.UTF-8",
+            "PYTHONPATH": str(SRC),
+            "COLUMNS": "500",
+        }
         self._process = subprocess.Popen(
-            [sys.executable, __file__, *self.modules], env={**environ, **self.environ}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            [sys.executable, __file__, *self.modules],
+            env={**environ, **self.environ},
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
         )
         return self
 
@@ -269,7 +278,7 @@ def _child(request: dict[str, Any]) -> None:
     facts: dict[str, Any] = {"error": None, "value": None}
     try:
         (_load if "refs" in request else _command)(request, facts)
-    except BaseException as error:
+    except BaseException as error:  # noqa: BLE001 - the outcome, whatever it is
         bases = [base.__name__ for base in type(error).__mro__]
         facts["error"] = [type(error).__name__, str(error), bases]
     facts["mark"] = os.path.exists(f"{box}/mark")
@@ -312,7 +321,12 @@ def _serve() -> None:
                 left = False
         if left:
             os.killpg(child, signal.SIGKILL)
-        answer = {"status": os.waitstatus_to_exitcode(status), "hung": hung, "rss": usage.ru_maxrss * 1024, "left": left}
+        answer = {
+            "status": os.waitstatus_to_exitcode(status),
+            "hung": hung,
+            "rss": usage.ru_maxrss * 1024,
+            "left": left,
+        }
         print(json.dumps(answer), flush=True)
 
 

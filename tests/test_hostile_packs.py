@@ -227,19 +227,27 @@ for _where, _raw in (("boot", "write_root"), ("rest", "write_index")):
     # As an escape in JSON and as raw bytes: the one is a surrogate, the other is not UTF-8.
     _old = BOOT if _where == "boot" else DATA
     REFUSED[f"path: lone surrogate, {_where}"] = (
-        setting(**{_raw: lambda text, old=_old: text.replace(old.encode(), b"a\\ud800b")}), UNSAFE, PLAIN,
-    )  # fmt: skip
+        setting(**{_raw: lambda text, old=_old: text.replace(old.encode(), b"a\\ud800b")}),
+        UNSAFE,
+        PLAIN,
+    )
     REFUSED[f"path: not UTF-8, {_where}"] = (
-        setting(**{_raw: lambda text, old=_old: text.replace(old.encode(), b"a\xff\xfeb")}), FORMAT, DAMAGED,
-    )  # fmt: skip
+        setting(**{_raw: lambda text, old=_old: text.replace(old.encode(), b"a\xff\xfeb")}),
+        FORMAT,
+        DAMAGED,
+    )
     REFUSED[f"path: surrogate in UTF-8, {_where}"] = (
-        setting(**{_raw: lambda text, old=_old: text.replace(old.encode(), b"a\xed\xa0\x80b")}), FORMAT, DAMAGED,
-    )  # fmt: skip
+        setting(**{_raw: lambda text, old=_old: text.replace(old.encode(), b"a\xed\xa0\x80b")}),
+        FORMAT,
+        DAMAGED,
+    )
     REFUSED[f"path: a list, {_where}"] = (path_lie(_old, []), FORMAT, DAMAGED)
     REFUSED[f"paths: a text, {_where}"] = (table_lie(_where, "paths", None, "abc"), FORMAT, DAMAGED)
     REFUSED[f"paths: an object, {_where}"] = (
-        table_lie(_where, "paths", None, lambda paths: dict.fromkeys(paths)), FORMAT, DAMAGED,
-    )  # fmt: skip
+        table_lie(_where, "paths", None, dict.fromkeys),
+        FORMAT,
+        DAMAGED,
+    )
 
 TWICE, FOLDER = "lists the same path twice", "has a file where it has a folder"
 REFUSED |= {
@@ -256,46 +264,66 @@ REFUSED |= {
 NUMBERS: dict[str, Any] = {
     "negative": -1,
     "bool": True,
-    "whole float": lambda old: float(old),
+    "whole float": float,
     "float": 0.5,
-    "text": lambda old: str(old),
+    "text": str,
     "null": None,
     "list": [],
     "2**63": 2**63,
     "2**64": 2**64,
     "beyond what Python prints": 10**4299,
 }
+SOME = ("bool", "whole float", "2**63")
+"""Those of them that are tried where one reader reads what another has been tried with in full; fuzzing tries all."""
 for _column in ("offsets", "sizes", "packed", "unpacked"):
     for _where in ("boot", "rest"):
         for _name, _value in NUMBERS.items():
+            if _where == "rest" and _name not in SOME:
+                continue
             REFUSED[f"{_column}: {_name}, {_where}"] = (
                 table_lie(_where, _column, -1 if _column in {"offsets", "sizes"} else 0, _value),
-                FORMAT, "damaged|limit is",
-            )  # fmt: skip
+                FORMAT,
+                "damaged|limit is",
+            )
     REFUSED[f"{_column}: missing"] = (root_lie(lambda root, name=_column: root["boot"].pop(name)), FORMAT, DAMAGED)
     REFUSED[f"{_column}: one less"] = (table_lie("boot", _column, None, lambda old: old[:-1]), FORMAT, DAMAGED)
     REFUSED[f"{_column}: one more"] = (table_lie("rest", _column, None, lambda old: [*old, 600]), FORMAT, DAMAGED)
     REFUSED[f"{_column}: 1e400"] = (
-        setting(write_index=lambda text, name=_column: re.sub(rb'"%s":\[\d+' % name.encode(), b'"%s":[1e400' % name.encode(), text)),
-        FORMAT, DAMAGED,
-    )  # fmt: skip
+        setting(write_index=lambda text, key=_column: re.sub(rb"(?<=\"%s\":\[)\d+" % key.encode(), b"1e400", text)),
+        FORMAT,
+        DAMAGED,
+    )
 for _name, _value in {
-    "negative": -1, "bool": True, "float": 1.0, "text": "0", "list": [0], "out of range": 10**6, "huge": 10**4000,
-}.items():  # fmt: skip
+    "negative": -1,
+    "bool": True,
+    "float": 1.0,
+    "text": "0",
+    "list": [0],
+    "out of range": 10**6,
+    "huge": 10**4000,
+}.items():
     for _where in ("boot", "rest"):
         REFUSED[f"executable: {_name}, {_where}"] = (table_lie(_where, "executable", None, [_value]), FORMAT, DAMAGED)
 for _name, _value in {
-    "not hex": lambda old: "z" * len(old), "white space": lambda old: "0 " * (len(old) // 2), "a list": lambda old: [old],
-    "too short": lambda old: old[:-2], "not ASCII": lambda old: "٣" * len(old), "null": None,
+    "not hex": lambda old: "z" * len(old),
+    "white space": lambda old: "0 " * (len(old) // 2),
+    "a list": lambda old: [old],
+    "too short": lambda old: old[:-2],
+    "not ASCII": lambda old: "٣" * len(old),
+    "null": None,
     "white space that shifts": lambda old: old[:62] + " " + old[62:-1],
-}.items():  # fmt: skip
+}.items():
     for _where in ("boot", "rest"):
         REFUSED[f"digests: {_name}, {_where}"] = (table_lie(_where, "digests", None, _value), FORMAT, DAMAGED)
 
 REFUSED |= {
     "index overlaps": (table_lie("boot", "offsets", -1, lambda old: old - 4096), FORMAT, "overlaps"),
     "index loops": (table_lie("rest", "offsets", None, lambda old: old[::-1]), FORMAT, "overlaps"),
-    "index: the same place twice": (table_lie("rest", "offsets", None, lambda old: [old[0]] * len(old)), FORMAT, "overlaps"),
+    "index: the same place twice": (
+        table_lie("rest", "offsets", None, lambda old: [old[0]] * len(old)),
+        FORMAT,
+        "overlaps",
+    ),
     "index points before its section": (table_lie("rest", "offsets", 0, 512), FORMAT, "overlaps"),
     "index points behind the stream": (table_lie("rest", "offsets", -1, 1 << 34), FORMAT, "reach beyond"),
     "file larger than the stream": (table_lie("rest", "sizes", -1, 1 << 34), FORMAT, "reach beyond"),
@@ -304,41 +332,85 @@ REFUSED |= {
     "frame that unpacks to nothing": (table_lie("rest", "unpacked", 0, 0), FORMAT, "has sizes"),
     "frame larger than the limit": (table_lie("boot", "unpacked", 0, (64 << 20) + 1), FORMAT, "the limit is"),
     "stream larger than the limit": (
-        root_lie(lambda root: root["boot"].update(
-            packed=[9] * 400, unpacked=[64 << 20] * 400, digests="00" * 32 * 400)), FORMAT, "the limit is",
+        root_lie(
+            lambda root: root["boot"].update(packed=[9] * 400, unpacked=[64 << 20] * 400, digests="00" * 32 * 400)
+        ),
+        FORMAT,
+        "the limit is",
     ),
     "frames without digests": (table_lie("rest", "packed", None, lambda old: old * 1000), FORMAT, DAMAGED),
     "index: no frames but files": (
-        root_lie(lambda root: root["boot"].update(packed=[], unpacked=[], digests="")), FORMAT, "reach beyond"),
-}  # fmt: skip
+        root_lie(lambda root: root["boot"].update(packed=[], unpacked=[], digests="")),
+        FORMAT,
+        "reach beyond",
+    ),
+}
 
 for _key in ("packed", "unpacked", "frames", "data_frames"):
     for _name, _value in NUMBERS.items():
+        if _key != "packed" and _name not in SOME:
+            continue
         REFUSED[f"index.{_key}: {_name}"] = (
-            root_lie(lambda root, key=_key, new=_value: root["index"].update(
-                {key: new(root["index"][key]) if callable(new) else new})), FORMAT, "damaged|limit is|more data frames",
-        )  # fmt: skip
+            root_lie(
+                lambda root, key=_key, new=_value: root["index"].update(
+                    {key: new(root["index"][key]) if callable(new) else new}
+                )
+            ),
+            FORMAT,
+            "damaged|limit is|more data frames",
+        )
     REFUSED[f"index.{_key}: missing"] = (root_lie(lambda root, key=_key: root["index"].pop(key)), FORMAT, DAMAGED)
 for _name in ("boot", "data", "cold"):
     for _case, _value in NUMBERS.items():
+        if _name != "data" and _case not in SOME:
+            continue
         REFUSED[f"sizes.{_name}: {_case}"] = (
-            root_lie(lambda root, key=_name, new=_value: root["sizes"].update(
-                {key: new(root["sizes"][key]) if callable(new) else new})), FORMAT, "damaged|claims more than",
-        )  # fmt: skip
+            root_lie(
+                lambda root, key=_name, new=_value: root["sizes"].update(
+                    {key: new(root["sizes"][key]) if callable(new) else new}
+                )
+            ),
+            FORMAT,
+            "damaged|claims more than",
+        )
 REFUSED |= {
     "index of no bytes": (root_lie(lambda root: root["index"].update(packed=0)), FORMAT, "no bytes"),
-    "index unpacks to one more": (root_lie(lambda root: _more(root["index"], "unpacked")), FORMAT, "does not unpack to"),
-    "index unpacks to one less": (root_lie(lambda root: _more(root["index"], "unpacked", -1)), FORMAT, "does not unpack|no zstd"),
+    "index unpacks to one more": (
+        root_lie(lambda root: _more(root["index"], "unpacked")),
+        FORMAT,
+        "does not unpack to",
+    ),
+    "index unpacks to one less": (
+        root_lie(lambda root: _more(root["index"], "unpacked", -1)),
+        FORMAT,
+        "does not unpack|no zstd",
+    ),
     "more frames than there are": (root_lie(lambda root: _more(root["index"], "frames")), FORMAT, "number of frames"),
-    "fewer frames than there are": (root_lie(lambda root: _more(root["index"], "frames", -1)), FORMAT, "number of frames"),
+    "fewer frames than there are": (
+        root_lie(lambda root: _more(root["index"], "frames", -1)),
+        FORMAT,
+        "number of frames",
+    ),
     "64 million frames": (root_lie(lambda root: root["index"].update(frames=64 << 20)), FORMAT, "number of frames"),
     "billions of frames": (root_lie(lambda root: root["index"].update(frames=10**10)), FORMAT, "the limit is"),
-    "data frames that are none": (root_lie(lambda root: root["index"].update(data_frames=10**6)), FORMAT, "more data frames"),
+    "data frames that are none": (
+        root_lie(lambda root: root["index"].update(data_frames=10**6)),
+        FORMAT,
+        "more data frames",
+    ),
     "digest of the index: not hex": (root_lie(lambda root: root["index"].update(digest="z" * 64)), FORMAT, DAMAGED),
-    "digest of the index: white space": (root_lie(lambda root: root["index"].update(digest="00 " * 20 + "0000")), FORMAT, DAMAGED),
+    "digest of the index: white space": (
+        root_lie(lambda root: root["index"].update(digest="00 " * 20 + "0000")),
+        FORMAT,
+        DAMAGED,
+    ),
     "digest of the index: short": (root_lie(lambda root: root["index"].update(digest="")), FORMAT, DAMAGED),
-    "digest of the index: another": (root_lie(lambda root: root["index"].update(digest="00" * 32)), INTEGRITY, "index is not what"),
-}  # fmt: skip
+    "digest of the index: another": (
+        root_lie(lambda root: root["index"].update(digest="00" * 32)),
+        INTEGRITY,
+        "index is not what",
+    ),
+}
 
 
 def _more(table: dict[str, Any], key: str, by: int = 1) -> None:
@@ -355,13 +427,28 @@ for _part in ("root", "index"):
         f"{_part}: deeply nested": (text_lie(_part, lambda text: b"[" * 1_000_000), FORMAT, DAMAGED),
         f"{_part}: deeply nested objects": (text_lie(_part, lambda text: b'{"a":' * 500_000), FORMAT, DAMAGED),
         f"{_part}: deeply nested value": (
-            text_lie(_part, lambda text: text[:-1] + b',"paths":' + b"[" * 50_000 + b"]" * 50_000 + b"}"), FORMAT, DAMAGED),
-        f"{_part}: a number of a million digits": (text_lie(_part, lambda text: b'{"x":' + b"9" * 1_000_000 + b"}"), FORMAT, DAMAGED),
+            text_lie(_part, lambda text: text[:-1] + b',"paths":' + b"[" * 50_000 + b"]" * 50_000 + b"}"),
+            FORMAT,
+            DAMAGED,
+        ),
+        f"{_part}: a number of a million digits": (
+            text_lie(_part, lambda text: b'{"x":' + b"9" * 1_000_000 + b"}"),
+            FORMAT,
+            DAMAGED,
+        ),
         f"{_part}: NaN": (text_lie(_part, lambda text: text[:-1] + b',"x":NaN}'), FORMAT, "NaN is no number"),
-        f"{_part}: Infinity": (text_lie(_part, lambda text: text[:-1] + b',"x":-Infinity}'), FORMAT, "Infinity is no number"),
+        f"{_part}: Infinity": (
+            text_lie(_part, lambda text: text[:-1] + b',"x":-Infinity}'),
+            FORMAT,
+            "Infinity is no number",
+        ),
         f"{_part}: byte order mark": (text_lie(_part, lambda text: b"\xef\xbb\xbf" + text), FORMAT, DAMAGED),
         f"{_part}: UTF-16": (text_lie(_part, lambda text: text.decode().encode("utf-16")), FORMAT, DAMAGED),
-        f"{_part}: UTF-16 without mark": (text_lie(_part, lambda text: text.decode().encode("utf-16-le")), FORMAT, DAMAGED),
+        f"{_part}: UTF-16 without mark": (
+            text_lie(_part, lambda text: text.decode().encode("utf-16-le")),
+            FORMAT,
+            DAMAGED,
+        ),
         f"{_part}: UTF-32": (text_lie(_part, lambda text: text.decode().encode("utf-32")), FORMAT, DAMAGED),
         f"{_part}: Latin-1": (text_lie(_part, lambda text: text.replace(b"probe", b"pr\xf6be")), FORMAT, DAMAGED),
         f"{_part}: nothing": (text_lie(_part, lambda text: b""), FORMAT, DAMAGED),
@@ -370,7 +457,7 @@ for _part in ("root", "index"):
         f"{_part}: a list": (text_lie(_part, lambda text: b"[" + text + b"]"), FORMAT, "no table"),
         f"{_part}: a text": (text_lie(_part, lambda text: b'"lazydeps"'), FORMAT, "no table"),
         f"{_part}: empty": (text_lie(_part, lambda text: b"{}"), FORMAT, DAMAGED),
-    }  # fmt: skip
+    }
 
 REFUSED |= {
     "magic: a frame of data": (setting(magic=b"\x28\xb5\x2f\xfd"), FORMAT, "not a lazydeps pack"),
@@ -381,24 +468,56 @@ REFUSED |= {
     "version 2**32-1": (setting(version=2**32 - 1), FORMAT, "format version 4294967295 and"),
 }
 for _fact in ("python", "pyc_magic", "os", "arch", "libc", "libc_version"):
-    for _name, _value in {"number": 3, "null": None, "escape sequence": "\x1b[2J", "long": "3" * 65, "not ASCII": "²"}.items():
-        REFUSED[f"{_fact}: {_name}"] = (root_lie(lambda root, key=_fact, new=_value: root.update({key: new})), FORMAT, DAMAGED)
+    for _name, _value in {
+        "number": 3,
+        "null": None,
+        "escape sequence": "\x1b[2J",
+        "long": "3" * 65,
+        "not ASCII": "²",
+    }.items():
+        REFUSED[f"{_fact}: {_name}"] = (
+            root_lie(lambda root, key=_fact, new=_value: root.update({key: new})),
+            FORMAT,
+            DAMAGED,
+        )
 for _key, _values in {
-    "top_level": {"text": "probe", "object": {"probe": 1}, "numbers": [1], "escape sequence": ["probe", "\x1b[2J"], "null": None},
+    "top_level": {
+        "text": "probe",
+        "object": {"probe": 1},
+        "numbers": [1],
+        "escape sequence": ["probe", "\x1b[2J"],
+        "null": None,
+    },
     "namespaces": {"text": "probe", "numbers": [1], "lists": [[]]},
     "absent": {"text": "probe", "numbers": [1], "lists": [[]], "object": {}},
     "stdlib": {"text": "json", "numbers": [1], "lists": [["json"]], "line break": ["json\n"]},
     "metadata": {"text": "a.dist-info", "numbers": [1], "other folder": ["probe"], "folder below": ["a/b.dist-info"]},
-    "distributions": {"list": ["probe"], "text": "probe", "number": {"probe": 1}, "null": {"probe": None},
-                      "object": {"probe": {"probe": "1"}}, "escape sequence": {"\x1b[2J": "1"}, "line break": {"probe": "1\n2"}},
+    "distributions": {
+        "list": ["probe"],
+        "text": "probe",
+        "number": {"probe": 1},
+        "null": {"probe": None},
+        "object": {"probe": {"probe": "1"}},
+        "escape sequence": {"\x1b[2J": "1"},
+        "line break": {"probe": "1\n2"},
+    },
     "sizes": {"list": [], "null": None},
     "index": {"list": [], "null": None, "text": "packed"},
     "boot": {"list": [], "null": None, "text": "packed"},
-}.items():  # fmt: skip
+}.items():
     REFUSED[f"{_key}: missing"] = (root_lie(lambda root, key=_key: root.pop(key)), FORMAT, DAMAGED)
     for _name, _value in _values.items():
-        REFUSED[f"{_key}: {_name}"] = (root_lie(lambda root, key=_key, new=_value: root.update({key: new})), FORMAT, DAMAGED)
-for _name, _value in {"parent": "..", "parent inside": "../x.dist-info", "NUL": "a\0.dist-info", "long": "n" * 250 + ".dist-info"}.items():
+        REFUSED[f"{_key}: {_name}"] = (
+            root_lie(lambda root, key=_key, new=_value: root.update({key: new})),
+            FORMAT,
+            DAMAGED,
+        )
+for _name, _value in {
+    "parent": "..",
+    "parent inside": "../x.dist-info",
+    "NUL": "a\0.dist-info",
+    "long": "n" * 250 + ".dist-info",
+}.items():
     _expected = (FORMAT, DAMAGED) if "\0" in _value else (UNSAFE, PLAIN)
     REFUSED[f"metadata: {_name}"] = (root_lie(lambda root, new=_value: root.update(metadata=[new])), *_expected)
     if _name == "parent inside":
@@ -463,8 +582,7 @@ FRAMES: dict[str, Any] = {
     "frame of 1 GiB of zeros that claims 64 MiB": frame_lie(lying_size, 64 << 20),
     "frame of 1 GiB of zeros without its size": frame_lie(lambda frame: bomb(write_content_size=False), 64 << 20),
     "two frames in one": frame_lie(lambda frame: frame + frame),
-    "two halves in one": frame_lie(
-        lambda frame: compress(unpack(frame)[:1000]) + compress(unpack(frame)[1000:])),
+    "two halves in one": frame_lie(lambda frame: compress(unpack(frame)[:1000]) + compress(unpack(frame)[1000:])),
     "skippable frame before": frame_lie(lambda frame: SKIPPED + frame),
     "skippable frame behind": frame_lie(lambda frame: frame + SKIPPED),
     "skippable frame instead": frame_lie(lambda frame: SKIPPED),
@@ -474,7 +592,7 @@ FRAMES: dict[str, Any] = {
     "no frame": frame_lie(lambda frame: b"PK\x03\x04 is no frame"),
     "unpacked: one more": table_lie("rest", "unpacked", -1, lambda old: old + 1),
     "unpacked: one less": table_lie("rest", "unpacked", -1, lambda old: old - 1),
-}  # fmt: skip
+}
 for _name, _change in FRAMES.items():
     VERIFIED[_name] = (_change, (FORMAT, WRONG), None, (FORMAT, WRONG))
 for _name, _make in {
@@ -488,23 +606,39 @@ for _name, _make in {
 }.items():
     REFUSED[_name] = (setting(pack_index=_make), FORMAT, WRONG)
 REFUSED["index: 1 GiB, and says so"] = (
-    lambda pack: (setting(pack_index=lambda text: bomb())(pack), root_lie(lambda root: root["index"].update(unpacked=GIB))(pack)),
-    FORMAT, "the limit is",
-)  # fmt: skip
+    lambda pack: (
+        setting(pack_index=lambda text: bomb())(pack),
+        root_lie(lambda root: root["index"].update(unpacked=GIB))(pack),
+    ),
+    FORMAT,
+    "the limit is",
+)
 
 CUT = "cut off|ends before"
 VERIFIED |= {
     "digest of a frame: another": (
-        table_lie("boot", "digests", None, lambda old: "00" * (len(old) // 2)), (INTEGRITY, "frame 0"), None, (INTEGRITY, "frame 0")),
+        table_lie("boot", "digests", None, lambda old: "00" * (len(old) // 2)),
+        (INTEGRITY, "frame 0"),
+        None,
+        (INTEGRITY, "frame 0"),
+    ),
     "frame beyond the end": (
-        table_lie("rest", "packed", -1, lambda old: old + 10_000), (FORMAT, CUT), (FORMAT, "accounts for"), (FORMAT, "accounts for")),
+        table_lie("rest", "packed", -1, lambda old: old + 10_000),
+        (FORMAT, CUT),
+        (FORMAT, "accounts for"),
+        (FORMAT, "accounts for"),
+    ),
     "more frames than bytes": (
         lambda pack: (
             table_lie("rest", "packed", None, lambda old: [1] * 50_000)(pack),
             pack.index.update(unpacked=[pack.index["unpacked"][0], *[4096] * 49_999]),
             table_lie_all(pack, 50_000),
-        ), (INTEGRITY, "frame 3"), (FORMAT, "accounts for"), (FORMAT, "accounts for")),
-}  # fmt: skip
+        ),
+        (INTEGRITY, "frame 3"),
+        (FORMAT, "accounts for"),
+        (FORMAT, "accounts for"),
+    ),
+}
 
 
 def table_lie_all(pack: Forged, frames: int) -> None:
@@ -592,20 +726,27 @@ HARMLESS: dict[str, tuple[Any, tuple[str, str] | None]] = {
     "unknown keys": (root_lie(lambda root: root.update(zzz={"a": [1.5, None, "\u202e"]})), None),
     "digits in another case": (table_lie("boot", "digests", None, str.upper), None),
     "modules that act when imported": (
-        root_lie(lambda root: root.update(stdlib=["unittest.__main__", "venv.__main__", "antigravity", "this"])), None),
+        root_lie(lambda root: root.update(stdlib=["unittest.__main__", "venv.__main__", "antigravity", "this"])),
+        None,
+    ),
     "modules that are none of the standard library": (
-        root_lie(lambda root: root.update(stdlib=["probe", "../x", "os/path", "json..x", "", "lazydeps.x"])), None),
-    "folders of metadata that are not there": (root_lie(lambda root: root.update(metadata=["a.dist-info", "b.egg-info"])), None),
+        root_lie(lambda root: root.update(stdlib=["probe", "../x", "os/path", "json..x", "", "lazydeps.x"])),
+        None,
+    ),
+    "folders of metadata that are not there": (
+        root_lie(lambda root: root.update(metadata=["a.dist-info", "b.egg-info"])),
+        None,
+    ),
     "absent: everything": (root_lie(lambda root: root.update(absent=["", "/", "..", "\0", "probe/none"])), None),
     "namespaces: out of the tree": (root_lie(lambda root: root.update(namespaces=["..", "/etc", "probe/../.."])), None),
     "more behind the last frame": (setting(tail=b"more"), (FORMAT, "accounts for")),
     "a frame more behind the last": (setting(tail=compress(b"more")), (FORMAT, "accounts for")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("attack", HARMLESS)
 def test_harmless(sound: bytes, victim: Victim, clerk: Victim, tmp_path: Path, attack: str) -> None:
-    """A lie that no reader of ours asks about: the right modules, and a tree of plain files with what the index says."""
+    """A lie that nobody asks about: the right modules, and a tree of plain files with what the index says."""
     change, at_verify = HARMLESS[attack]
     pack, root = forge(sound, change)
     code = RUN + "\nimport importlib.metadata as m; names = [d.metadata['Name'] for d in m.distributions()]"
@@ -695,7 +836,9 @@ def test_no_module_runs_by_being_there(victim: Victim, tmp_path: Path, name: str
 
 def test_names_that_differ_in_case(victim: Victim, tmp_path: Path) -> None:
     """On Linux they are two files, and both land."""
-    pack, root = written(tmp_path, {"a/X.txt": b"X", "a/x.txt": b"x", "A/x.txt": b"A", "other.py": ""}, ["other.py", "a/X.txt"])
+    pack, root = written(
+        tmp_path, {"a/X.txt": b"X", "a/x.txt": b"x", "A/x.txt": b"A", "other.py": ""}, ["other.py", "a/X.txt"]
+    )
     code = "import lazydeps; lazydeps.wait(); import other, pathlib; at = pathlib.Path(other.__file__).parent\n"
     code += "value = [(at / name).read_text() for name in ('a/X.txt', 'a/x.txt', 'A/x.txt')]"
     loaded(load(victim, tmp_path / "box", pack, root, code), ["X", "x", "A"])
@@ -704,12 +847,17 @@ def test_names_that_differ_in_case(victim: Victim, tmp_path: Path) -> None:
 def test_names_of_the_stores_own_files(victim: Victim, tmp_path: Path) -> None:
     """Below ``tree`` the store's names mean nothing."""
     names = ["landed", "lock", "root", "index", "code", "parts/x", "tree/x"]
-    pack, root = written(tmp_path, {**dict.fromkeys(names, b"hostile"), "other.py": "VALUE = 1\n"}, ["landed", "code", "other.py"])
+    pack, root = written(
+        tmp_path, {**dict.fromkeys(names, b"hostile"), "other.py": "VALUE = 1\n"}, ["landed", "code", "other.py"]
+    )
     loaded(load(victim, tmp_path / "box", pack, root, "import other; value = other.VALUE"), 1)
     outcome = victim.ask(
-        tmp_path / "box", refs=[f"{(tmp_path / 'box/p.tar.zst').as_uri()}#root={root}"], memory=MEMORY, timeout=60,
+        tmp_path / "box",
+        refs=[f"{(tmp_path / 'box/p.tar.zst').as_uri()}#root={root}"],
+        memory=MEMORY,
+        timeout=60,
         code="import lazydeps, other; value = [other.VALUE, lazydeps.report().requests]",
-    )  # fmt: skip
+    )
     loaded(ends_well(outcome), [1, 0])
 
 
@@ -743,7 +891,7 @@ def test_bytecode_that_is_none(sound: bytes, victim: Victim, tmp_path: Path, gar
     at, size = pack.place(CODE)
     block[at : at + size] = change(bytes(block[at : at + size]))
     pack.replace(CODE, block)
-    code = f"import sys\ntry:\n    {RUN}\nexcept Exception as error:\n    value = type(error).__name__, 'probe' in sys.modules"
+    code = f"try:\n    {RUN}\nexcept Exception as error:\n    value = type(error).__name__, 'probe' in globals()"
     outcome = load(victim, tmp_path / "load", *pack.seal(), code)
     assert outcome.facts["error"] is None, outcome.facts
     kind, present = outcome.facts["value"]
@@ -804,24 +952,26 @@ TAMPERED: dict[str, tuple[Callable[[Forged], bytes], tuple[str, str]]] = {
     "size of the root: nothing": (lambda pack: MAGIC + bytes(4) + pack.seal()[0][8:], (FORMAT, "promises a root of")),
     "root of no pack": (lambda pack: compress(b"hello" * 1000), (FORMAT, "not a lazydeps pack")),
     "other code in a boot frame": (
-        lambda pack: with_frame(pack, "boot", 0, other_code(pack.boot[0])), (INTEGRITY, "frame 0")),
-    "a bit of a boot frame": (
-        lambda pack: with_frame(pack, "boot", 0, flip(pack.boot[0], 9)), (INTEGRITY, "frame 0")),
+        lambda pack: with_frame(pack, "boot", 0, other_code(pack.boot[0])),
+        (INTEGRITY, "frame 0"),
+    ),
+    "a bit of a boot frame": (lambda pack: with_frame(pack, "boot", 0, flip(pack.boot[0], 9)), (INTEGRITY, "frame 0")),
     "a bit of a data frame": (lambda pack: with_frame(pack, "rest", 0, flip(pack.rest[0], 9)), (INTEGRITY, "frame")),
     "a bit of a cold frame": (lambda pack: with_frame(pack, "rest", 1, flip(pack.rest[1], 9)), (INTEGRITY, "frame")),
     "a bomb in a boot frame": (lambda pack: with_frame(pack, "boot", 0, bomb()), (INTEGRITY, "frame 0")),
-    "a frame in another's place": (
-        lambda pack: with_frame(pack, "boot", 0, pack.boot[1]), (INTEGRITY, "frame 0")),
+    "a frame in another's place": (lambda pack: with_frame(pack, "boot", 0, pack.boot[1]), (INTEGRITY, "frame 0")),
     "a bit of the index": (
-        lambda pack: flip(pack.seal()[0], pack.boundaries()[-4] + 9), (INTEGRITY, "index is not what")),
+        lambda pack: flip(pack.seal()[0], pack.boundaries()[-4] + 9),
+        (INTEGRITY, "index is not what"),
+    ),
     "bytes inserted": (lambda pack: pack.seal()[0][:2000] + b"x" + pack.seal()[0][2000:], (INTEGRITY, "")),
     "bytes taken out": (lambda pack: pack.seal()[0][:2000] + pack.seal()[0][2001:], (INTEGRITY, "")),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("attack", TAMPERED)
 def test_tampered(sound: bytes, victim: Victim, tmp_path: Path, attack: str) -> None:
-    """Whoever can write to the bucket runs no code: not a byte lands or runs that the pinned root does not vouch for."""
+    """Whoever can write to the bucket runs no code: not a byte lands that the pinned root does not vouch for."""
     change, expected = TAMPERED[attack]
     pack = change(Forged.read(sound))
     assert pack != sound
@@ -836,7 +986,9 @@ def test_tampered(sound: bytes, victim: Victim, tmp_path: Path, attack: str) -> 
 
 
 @pytest.mark.parametrize("at", [-8, -4], ids=["magic", "size"])
-def test_the_head_of_the_index_is_nobodys_word(sound: bytes, victim: Victim, clerk: Victim, tmp_path: Path, at: int) -> None:
+def test_the_head_of_the_index_is_nobodys_word(
+    sound: bytes, victim: Victim, clerk: Victim, tmp_path: Path, at: int
+) -> None:
     """Eight bytes that no digest covers: a load does not look at them, and `inspect` and `verify` say so."""
     forged = Forged.read(sound)
     pack = flip(forged.seal()[0], forged.boundaries()[-3] - forged.root["index"]["packed"] + at)

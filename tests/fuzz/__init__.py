@@ -1,1 +1,1 @@
-"""Fuzzing of everything that reads bytes from outside. `make fuzz` runs it; ``corpus/README.md`` tells about the inputs."""
+"""Fuzzing of everything that reads bytes from outside: `make fuzz`. The inputs: ``corpus/README.md``."""

@@ -9,18 +9,102 @@ if TYPE_CHECKING:
     from random import Random
 
 NUMBERS = (
-    0, 1, -1, 2, 255, 256, 511, 512, 513, 4096, 65535, 2**26, 2**26 + 1, 2**31 - 1, 2**31, 2**32, 2**53, 2**63,
-    -(2**63), 2**64, 10**400, 10**4299, 0.5, -0.0, 512.0, 1e308, float("inf"), float("nan"),
-)  # fmt: skip
+    0,
+    1,
+    -1,
+    2,
+    255,
+    256,
+    511,
+    512,
+    513,
+    4096,
+    65535,
+    2**26,
+    2**26 + 1,
+    2**31 - 1,
+    2**31,
+    2**32,
+    2**53,
+    2**63,
+    -(2**63),
+    2**64,
+    10**400,
+    10**4299,
+    0.5,
+    -0.0,
+    512.0,
+    1e308,
+    float("inf"),
+    float("nan"),
+)
 TEXTS = (
-    "", ".", "..", "/", "../x", "/etc/x", "a/../../b", "a//b", "a\\b", "a\0b", "a\nb", "\ud800", "\x1b[2J", "\u202e", "ä" * 200, "n" * 256,
-    "p/" * 600, "a", "a/b", "A", "é", "e\u0301", "os", "json", "lazydeps", "__main__", "sitecustomize", "__pycache__/x.pyc", "..dist-info",
-    "x.dist-info", "²", "9" * 5000, "0 " * 32, "zz" * 32, "0a" * 32,
-)  # fmt: skip
+    "",
+    ".",
+    "..",
+    "/",
+    "../x",
+    "/etc/x",
+    "a/../../b",
+    "a//b",
+    "a\\b",
+    "a\0b",
+    "a\nb",
+    "\ud800",
+    "\x1b[2J",
+    "\u202e",
+    "ä" * 200,
+    "n" * 256,
+    "p/" * 600,
+    "a",
+    "a/b",
+    "A",
+    "é",
+    "e\u0301",
+    "os",
+    "json",
+    "lazydeps",
+    "__main__",
+    "sitecustomize",
+    "__pycache__/x.pyc",
+    "..dist-info",
+    "x.dist-info",
+    "²",
+    "9" * 5000,
+    "0 " * 32,
+    "zz" * 32,
+    "0a" * 32,
+)
 WORDS = (
-    b"\r\n", b"\r\n\r\n", b": ", b"bytes ", b"-", b"/", b"/0", b"chunked", b"close", b"Content-Length: ", b"206", b"100", b"#root=sha256:", b"://",
-    b"[", b"{", b'"', b"\\ud800", b"1e400", b"NaN", b"-1", b"9" * 30, b"9" * 5000, b"[" * 3000, b"\xff", b"\0", b"\x28\xb5\x2f\xfd", b"\x5d\x2a\x4d\x18",
-)  # fmt: skip
+    b"\r\n",
+    b"\r\n\r\n",
+    b": ",
+    b"bytes ",
+    b"-",
+    b"/",
+    b"/0",
+    b"chunked",
+    b"close",
+    b"Content-Length: ",
+    b"206",
+    b"100",
+    b"#root=sha256:",
+    b"://",
+    b"[",
+    b"{",
+    b'"',
+    b"\\ud800",
+    b"1e400",
+    b"NaN",
+    b"-1",
+    b"9" * 30,
+    b"9" * 5000,
+    b"[" * 3000,
+    b"\xff",
+    b"\0",
+    b"\x28\xb5\x2f\xfd",
+    b"\x5d\x2a\x4d\x18",
+)
 
 
 def mutate(data: bytes, random: Random, *, tag: bytes | None, other: bytes = b"", most: int = 1 << 16) -> bytes:
@@ -73,12 +157,16 @@ def _change(table: Any, random: Random) -> None:
         other = random.randrange(len(table))
         table[key], table[other] = table[other], inner
     elif kind <= 4 and isinstance(inner, int) and abs(inner) < 2**70:
-        table[key] = random.choice((inner + random.choice((-1, 1, 512, -512)), inner * 2, -inner, bool(inner), float(inner)))
+        table[key] = random.choice(
+            (inner + random.choice((-1, 1, 512, -512)), inner * 2, -inner, bool(inner), float(inner))
+        )
     elif kind <= 4 and isinstance(inner, str) and inner:
         at = random.randrange(len(inner) + 1)
         table[key] = inner[:at] + random.choice(TEXTS) + inner[at + random.randrange(2) :]
     else:
-        table[key] = random.choice((random.choice(NUMBERS), random.choice(TEXTS), None, True, [], {}, [0], {"a": 1}, [[]]))
+        table[key] = random.choice(
+            (random.choice(NUMBERS), random.choice(TEXTS), None, True, [], {}, [0], {"a": 1}, [[]])
+        )
 
 
 def _scramble(content: bytearray, random: Random, other: bytes) -> None:

@@ -6,6 +6,7 @@ what it accepts. `TARGETS` is the list; `OPTIONAL` names readers that not every 
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import importlib.util
 import json
@@ -35,7 +36,7 @@ FRAME = 1 << 20
 """Largest size that an input of the frame target may claim, bytes."""
 
 
-class Finding(AssertionError):
+class Finding(AssertionError):  # noqa: N818 - what fuzzing is for is called so
     """Something was accepted that must not be, or two readers disagree."""
 
 
@@ -308,7 +309,7 @@ def run_answer(data: bytes) -> None:
             return
         try:
             body = connection._accept(response, start, start + 100, None, 0.0)
-            hold(0 <= body.size and body.total >= 0, "sizes are not negative")
+            hold(body.size >= 0 and body.total >= 0, "sizes are not negative")
             hold(body.size <= 100 or start == 0, "no more than was asked for")
             buffer = memoryview(bytearray(64))
             if data[0] & 4:
@@ -350,20 +351,23 @@ def run_ref(data: bytes) -> None:
     except ConfigError:
         pass
     else:
-        hold(Ref.parse(str(ref)) == ref, "a reference's text is that reference")
+        hold(ref.root is None or Ref.parse(str(ref)) == ref, "a pinned reference's text is that reference")
     for name in ("PACK", "DIR", "ALLOW_UNPINNED", "TIMEOUT", "CONNECTIONS"):
-        try:
+        with contextlib.suppress(ConfigError):
             Config.from_environ({f"LAZYDEPS_{name}": text})
-        except ConfigError:
-            pass
 
 
 @cache
 def _trace_file() -> Path:
+    import atexit
+    import shutil
     import tempfile
     from pathlib import Path
 
-    return Path(tempfile.mkdtemp(prefix="lazydeps-fuzz-"), "trace.json")
+    # In memory where there is such a folder: a disk makes a file that is written over wait for its blocks.
+    folder = tempfile.mkdtemp(prefix="lazydeps-fuzz-", dir="/dev/shm" if Path("/dev/shm").is_dir() else None)
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder, "trace.json")
 
 
 def run_trace(data: bytes) -> None:
@@ -399,7 +403,7 @@ def _frame_seeds() -> list[bytes]:
 
 def _answer_seeds() -> list[bytes]:
     body = bytes(range(100))
-    ranged = b"HTTP/1.1 206 Partial Content\r\nETag: \"a\"\r\nContent-Range: bytes %d-%d/%d\r\nContent-Length: %d\r\n\r\n"
+    ranged = b'HTTP/1.1 206 Partial Content\r\nETag: "a"\r\nContent-Range: bytes %d-%d/%d\r\nContent-Length: %d\r\n\r\n'
     chunked = b"HTTP/1.1 206 OK\r\nContent-Range: bytes 1-100/200\r\nTransfer-Encoding: chunked\r\n\r\n64\r\n"
     error = b"<Error><Code>SlowDown</Code><Region>eu-west-1</Region></Error>"
     return [
@@ -415,7 +419,11 @@ def _answer_seeds() -> list[bytes]:
 
 def _root_seeds() -> list[bytes]:
     root, _ = sound_tables()
-    empty = {**root, "boot": {**dict.fromkeys(root["boot"], []), "digests": ""}, "sizes": dict.fromkeys(_pack.SETS, 0)}
+    empty = {
+        **root,
+        "boot": {**{key: [] for key in root["boot"]}, "digests": ""},
+        "sizes": dict.fromkeys(_pack.SETS, 0),
+    }
     return [HEAD + dump(root), HEAD + dump(empty)]
 
 
@@ -425,7 +433,7 @@ def _head_seeds() -> list[bytes]:
 
 def _index_seeds() -> list[bytes]:
     _, rest = sound_tables()
-    return [dump(rest), dump({**dict.fromkeys(rest, []), "digests": ""})]
+    return [dump(rest), dump({**{key: [] for key in rest}, "digests": ""})]
 
 
 def _trace_seeds() -> list[bytes]:
@@ -479,6 +487,20 @@ for _name, _needs in OPTIONAL:
     if importlib.util.find_spec(_needs) and __package__ and importlib.util.find_spec(f"{__package__}.{_name}"):
         _module = importlib.import_module(f"{__package__}.{_name}")
         TARGETS[_name] = Target(_name, _module.run, _module.seeds, getattr(_module, "TAG", None))
+
+
+KNOWN: dict[str, tuple[str, ...]] = {
+    "fields": ("a range begins before it ends", "Exceeds the limit (4300 digits)"),
+    "answer": ("sizes are not negative", "negative count"),
+    "ref": ("Exceeds the limit (4300 digits)",),
+    "trace": ("maximum recursion depth", "surrogates not allowed"),
+}
+"""Findings that are still open, by words of them. Each has a test in ``test_fuzz.py`` that waits to pass."""
+
+
+def is_known(target: str, error: BaseException) -> bool:
+    """Whether a finding is one of those still open."""
+    return any(words in str(error) for words in KNOWN.get(target, ()))
 
 
 def name_of(data: bytes) -> str:

@@ -25,9 +25,11 @@ if __name__ == "__main__" and sys.argv[4:5] == ["atheris"]:
     import atheris
 
     with atheris.instrument_imports(include=["lazydeps"]):
-        from .targets import TARGETS, Target, name_of
+        import lazydeps.build.trace  # noqa: F401  # its target imports it late
+
+        from .targets import TARGETS, Target, is_known, name_of
 else:
-    from .targets import TARGETS, Target, name_of
+    from .targets import TARGETS, Target, is_known, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -55,6 +57,7 @@ class Bench:
         self.folder = folder
         self.runs = 0
         self.findings: dict[str, int] = {}
+        self.known = 0
         for name in ("corpus", "crashes"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         with open(folder / "current", "w+b") as file:
@@ -74,13 +77,16 @@ class Bench:
         signal.setitimer(signal.ITIMER_REAL, PATIENCE)
         try:
             self.target.run(data)
-        except (Exception, Hang) as error:
+        except (Exception, Hang) as error:  # noqa: BLE001 - the target says which are right
             signal.setitimer(signal.ITIMER_REAL, 0)
             self._note(data, error)
         finally:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _note(self, data: bytes, error: BaseException) -> None:
+        if is_known(self.target.name, error):
+            self.known += 1
+            return
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"
         if isinstance(error, AssertionError):
@@ -90,7 +96,9 @@ class Bench:
             path = self.folder / "crashes" / name_of(data)
             path.write_bytes(data)
             words = "".join(traceback.format_exception(error))[-4000:]
-            path.with_suffix(".txt").write_text(f"{words}\nreplay: {replay(self.target.name, path)}\n", "utf-8", "replace")
+            path.with_suffix(".txt").write_text(
+                f"{words}\nreplay: {replay(self.target.name, path)}\n", "utf-8", "replace"
+            )
 
     def keep(self, data: bytes) -> None:
         """Keep an input that reached something new."""
@@ -178,9 +186,14 @@ def by_atheris(bench: Bench, seconds: float, seed: int) -> dict[str, Any]:
             os._exit(0)
 
     options = [
-        f"-seed={seed or 1}", f"-max_total_time={int(seconds) + 60}", f"-max_len={LARGEST}", "-timeout=0", "-handle_alrm=0",
-        "-rss_limit_mb=0", "-print_final_stats=0", "-verbosity=1", f"-artifact_prefix={bench.folder}/crashes/",
-    ]  # fmt: skip
+        f"-seed={seed or 1}",
+        f"-max_total_time={int(seconds) + 60}",
+        f"-max_len={LARGEST}",
+        "-timeout=0",
+        "-handle_alrm=0",
+        "-rss_limit_mb=0",
+        f"-artifact_prefix={bench.folder}/crashes/",
+    ]
     arguments = [sys.argv[0], *options, str(bench.folder / "corpus"), str(start)]
     atheris.Setup(arguments, one, custom_mutator=mutator)
     atheris.Fuzz()
@@ -189,7 +202,7 @@ def by_atheris(bench: Bench, seconds: float, seed: int) -> dict[str, Any]:
 
 def report(bench: Bench, facts: dict[str, Any]) -> None:
     """Write what this run did, for the one who started it."""
-    facts = {"target": bench.target.name, "runs": bench.runs, "findings": bench.findings, **facts}
+    facts = {"target": bench.target.name, "runs": bench.runs, "findings": bench.findings, "known": bench.known, **facts}
     (bench.folder / "report.json").write_text(json.dumps(facts))
 
 
