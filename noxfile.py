@@ -161,6 +161,15 @@ def bench(session: nox.Session) -> None:
 
 
 @nox.session(python=FULL_PYTHON)
+def fuzz(session: nox.Session) -> None:
+    """Fuzz the parsers for ten minutes, or ``-- --seconds N`` for each target; see tests/fuzz/__main__.py."""
+    install(session, "-e", ".[dev]")
+    # Guided by coverage where there is a wheel for this Python and machine; without it by mutation, which is slower.
+    session.install("--quiet", "--only-binary", "atheris", "atheris>=2.3", success_codes=[0, 1, 2], silent=True)
+    session.run("python", "-m", "tests.fuzz", *session.posargs, env=session_environ())
+
+
+@nox.session(python=FULL_PYTHON)
 def demo(session: nox.Session) -> None:
     """Pack, push and start a science stack against a local S3 server; see demo/run.py."""
     install(session, "-e", ".[build]", "moto[server]>=5.1")

@@ -266,7 +266,7 @@ def test_a_damaged_root_is_a_format_error(changes: dict[str, object]) -> None:
         "sizes": {"boot": 0, "data": 0, "cold": 0},
         "boot": {"paths": [], "offsets": [], "sizes": [], "executable": [],
                  "packed": [], "unpacked": [], "digests": ""},
-        "index": {"packed": 1, "unpacked": 1, "digest": "00", "frames": 1, "data_frames": 0},
+        "index": {"packed": 1, "unpacked": 1, "digest": "00" * 32, "frames": 1, "data_frames": 0},
     }  # fmt: skip
     content = b"lazydeps" + (1).to_bytes(4, "little") + json.dumps({**table, **changes}).encode()
     try:

@@ -97,7 +97,7 @@ def new_decompressor() -> Decompress:
     Python 3.14 brings zstd itself; before that it is the `zstandard` package.
     """
     try:
-        from compression.zstd import ZstdDecompressor  # type: ignore[import-not-found,unused-ignore]
+        from compression.zstd import ZstdDecompressor, get_frame_info  # type: ignore[import-not-found,unused-ignore]
     except ImportError:
         from zstandard import ZstdDecompressor as Decompressor
         from zstandard import frame_content_size
@@ -112,6 +112,8 @@ def new_decompressor() -> Decompress:
         return decompress
 
     def decompress_stdlib(data: memoryview, size: int) -> bytes:
+        if get_frame_info(data).decompressed_size != size:  # as the format says, and as `zstandard` has it above
+            return b""
         state = ZstdDecompressor()  # the standard library's object serves one frame
         content: bytes = state.decompress(data, size)
         return content if state.eof and not state.unused_data else b""

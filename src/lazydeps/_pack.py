@@ -30,6 +30,14 @@ ROOT_TAG = b"lazydeps"
 ROOT_PREFIX = 12
 """Bytes of the root's content before its JSON: `ROOT_TAG` and the format version."""
 SETS = ("boot", "data", "cold")
+_NO_NAMES = ("", ".", "..")
+_LONGEST = 255
+"""Bytes of a file's name that Linux takes, ``NAME_MAX``."""
+_COLUMNS = ("paths", "offsets", "sizes", "executable", "packed", "unpacked")
+_FACTS = ("python", "pyc_magic", "os", "arch", "libc", "libc_version")
+_METADATA = (".dist-info", ".egg-info")
+_NOT_AHEAD = ("__main__", "antigravity", "this")
+"""Last parts of modules whose import does something: ends the process, opens a browser, prints."""
 
 
 class Frame:
@@ -68,6 +76,7 @@ class Section:
     """A run of files and the frames that hold them: the boot section, or the data and cold section."""
 
     __slots__ = (
+        "_before",
         "bases",
         "digests",
         "executable",
@@ -80,7 +89,9 @@ class Section:
         "starts",
     )
 
-    def __init__(self, table: dict[str, Any], *, first: int, start: int, base: int) -> None:
+    def __init__(
+        self, table: dict[str, Any], *, first: int, start: int, base: int, before: Section | None = None
+    ) -> None:
         """Read a section's table.
 
         Args:
@@ -88,7 +99,18 @@ class Section:
             first: number of its first frame among all frames of the pack.
             start: offset in the pack of its first frame.
             base: offset in the tar stream of its first frame.
+            before: the section whose files lie in the same folders.
+
+        Raises:
+            KeyError, TypeError: it is no such table.
         """
+        for name in _COLUMNS:
+            if type(table[name]) is not list:
+                raise TypeError(f"{name} is no list")
+        for name in ("packed", "unpacked"):
+            if not set(map(type, table[name])) <= {int}:
+                raise TypeError(f"{name} holds other things than whole numbers")
+        self._before = before
         self.first = first
         self.paths: list[str] = table["paths"]
         self.offsets: list[int] = table["offsets"]
@@ -158,23 +180,50 @@ class Section:
             raise PackFormatError("the pack's index is damaged: it calls files executable that it does not list.")
         if files > limits.files:
             raise PackFormatError(f"the pack's index lists {files} files; the limit is {limits.files}.")
-        bytes.fromhex(self.digests)
+        if not _is_hex(self.digests, 32 * frames):
+            raise PackFormatError("the pack's index is damaged: its digests are no hex digits.")
         for at in range(frames):
             packed, unpacked = self.packed[at], self.bases[at + 1] - self.bases[at]
-            if not (type(packed) is int and 0 < packed <= limits.frame and 0 < unpacked <= limits.frame):
+            if not (0 < packed <= limits.frame and 0 < unpacked <= limits.frame):
+                sizes = f"{packed} and {unpacked}"
                 raise PackFormatError(
-                    f"frame {self.first + at} has sizes {packed} and {unpacked}; the limit is {limits.frame} bytes."
+                    f"frame {self.first + at} has sizes {sizes:.80}; the limit is {limits.frame} bytes."
                 )
+        if self.bases[-1] > limits.unpacked:
+            raise PackFormatError(
+                f"the pack's tar stream is {self.bases[-1]} bytes long; the limit is {limits.unpacked}."
+            )
+        folders = _check_paths(self.paths, limits)
+        if not set(map(type, self.offsets)) | set(map(type, self.sizes)) <= {int}:
+            raise PackFormatError("the pack's index is damaged: it has sizes or offsets that are no whole numbers.")
         end = self.bases[0]
-        for path, offset, size in zip(self.paths, self.offsets, self.sizes, strict=True):
-            check_path(path, limits)
-            if not (type(offset) is int and type(size) is int and size >= 0 and offset >= end + 512):
-                raise PackFormatError(f"the pack's index is damaged: {path!r} overlaps the file before it.")
+        for at, (offset, size) in enumerate(zip(self.offsets, self.sizes, strict=True)):
+            if not (size >= 0 and offset >= end + 512):
+                raise PackFormatError(f"the pack's index is damaged: {self.paths[at]!r} overlaps the file before it.")
             end = offset + size
-        if end > self.bases[-1] or self.bases[-1] > limits.unpacked:
-            raise PackFormatError(f"the pack's index is damaged: its files reach to byte {end} of the tar stream.")
+        if end > self.bases[-1]:
+            raise PackFormatError(
+                f"the pack's index is damaged: its files reach beyond byte {self.bases[-1]}, the end of the tar stream."
+            )
         if len(self.number_of) != files:
-            raise UnsafeArchiveError("the pack lists the same path twice.", member=_first_repeated(self.paths))
+            raise _clash(_first_repeated(self.paths), "lists the same path twice")
+        self._check_clashes(folders)
+
+    def _check_clashes(self, folders: set[str]) -> None:
+        """Raise UnsafeArchiveError where one file would land on another's path, or on another's folder."""
+        own, before = self.number_of.keys(), self._before
+        clashes: list[tuple[set[str], str]] = []
+        if not folders.isdisjoint(own):
+            clashes.append((own & folders, "has a file where it has a folder"))
+        if before is not None:
+            theirs = before.number_of.keys()
+            if not theirs.isdisjoint(own):
+                clashes.append((own & theirs, "lists the same path twice"))
+            for files, others in ((theirs, folders), (own, _folders(before.paths))):
+                if not others.isdisjoint(files):
+                    clashes.append((files & others, "has a file where it has a folder"))
+        for paths, what in clashes:
+            raise _clash(min(paths), what)
 
 
 class Root:
@@ -206,41 +255,52 @@ class Root:
         self._facts = facts
         self._head = SKIPPABLE_HEADER + len(content)
         try:
-            self.top_level: frozenset[str] = frozenset(facts["top_level"])
+            self.top_level: frozenset[str] = frozenset(_names(facts, "top_level"))
             """Every name that `import NAME` can find in the pack."""
-            self.namespaces: frozenset[str] = frozenset(facts["namespaces"])
+            self.namespaces: frozenset[str] = frozenset(_names(facts, "namespaces", shown=False))
             """Folders with modules but without ``__init__``: packages of PEP 420."""
-            self.absent: frozenset[str] = frozenset(facts["absent"])
+            self.absent: frozenset[str] = frozenset(_names(facts, "absent", shown=False))
             """Files, and module paths without suffix, that the recorded import looked for and did not find."""
-            self.metadata: list[str] = facts["metadata"]
+            self.metadata: list[str] = _names(facts, "metadata")
             """Folders that describe distributions: ``NAME-VERSION.dist-info``."""
-            self.stdlib: list[str] = facts["stdlib"]
+            self.stdlib: list[str] = [name for name in _names(facts, "stdlib") if not name.endswith(_NOT_AHEAD)]
             """Modules of the standard library that the recorded import imported, in order."""
-            for names in (self.stdlib, self.metadata):
-                if not (isinstance(names, list) and all(type(name) is str and "/" not in name for name in names)):
-                    raise TypeError(f"a list of names is {names!r:.40}")
+            for folder in self.metadata:
+                check_path(folder, limits)
+                if "/" in folder or not folder.endswith(_METADATA):
+                    raise ValueError("metadata names other things than the folders of distributions")
             self.boot = Section(facts["boot"], first=0, start=self._head, base=0)
-            for name in ("python", "pyc_magic", "os", "arch", "libc", "libc_version"):
-                if not isinstance(facts[name], str):
+            for name in _FACTS:
+                fact = facts[name]
+                # They stand in messages and decide what runs: nothing that a terminal or a parser of numbers minds.
+                if not (type(fact) is str and len(fact) <= 64 and fact.isascii() and fact.isprintable()):
                     raise TypeError(name)
             for name in SETS:
-                self.unpacked(name)
+                if self.unpacked(name) > limits.unpacked:
+                    raise PackFormatError(f"the pack's {name} set claims more than {limits.unpacked} bytes.")
             sizes = [facts["index"][name] for name in ("packed", "unpacked", "frames", "data_frames")]
             if not all(type(size) is int and 0 <= size <= limits.index for size in sizes):
-                raise PackFormatError(f"the pack's index claims sizes {sizes}; the limit is {limits.index} bytes.")
+                claimed = ", ".join([str(size) if type(size) is int else type(size).__name__ for size in sizes])
+                raise PackFormatError(
+                    f"the pack's index claims sizes {claimed:.200}; the limit is {limits.index} bytes."
+                )
             if not sizes[0]:
                 raise PackFormatError("the pack's root claims an index of no bytes.")
             if facts["index"]["data_frames"] > facts["index"]["frames"]:
                 raise PackFormatError("the pack's index claims more data frames than frames.")
-            bytes.fromhex(facts["index"]["digest"])
-            if not isinstance(facts["distributions"], dict):
+            if not _is_hex(facts["index"]["digest"], 32):
+                raise ValueError("the index's digest")
+            versions = facts["distributions"]
+            if type(versions) is not dict or not set(map(type, versions.values())) <= {str}:
                 raise TypeError("distributions")
+            if not ("".join(versions) + "".join(versions.values())).isprintable():
+                raise ValueError("distributions")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise PackFormatError(f"the pack's root is damaged: {error!r}. Build the pack again.") from error
 
     def __getattr__(self, name: str) -> str:
         # python, pyc_magic, os, arch, libc, libc_version: plain strings, checked when the root was read
-        if name in ("python", "pyc_magic", "os", "arch", "libc", "libc_version"):
+        if name in _FACTS:
             return self._facts[name]  # type: ignore[no-any-return]
         raise AttributeError(name)
 
@@ -296,7 +356,8 @@ class Root:
         """
         try:
             table = _load_json(text, "index")
-            section = Section(table, first=len(self.boot), start=self.index_span[1], base=self.boot.bases[-1])
+            start, base = self.index_span[1], self.boot.bases[-1]
+            section = Section(table, first=len(self.boot), start=start, base=base, before=self.boot)
             if len(section) != self.frames - len(self.boot):
                 raise ValueError("number of frames")
         except (KeyError, TypeError, ValueError, AttributeError) as error:
@@ -349,13 +410,54 @@ def check_path(path: str, limits: Limits) -> None:
     )
     if not unsafe:
         for part in path.split("/"):
-            if part in ("", ".", "..") or len(part) > 255:
+            if part in _NO_NAMES or len(part.encode("utf-8", "surrogatepass")) > _LONGEST:
                 unsafe = True
     if unsafe:
+        shown = f"{path!r:.200}" if type(path) is str else f"of type {type(path).__name__}"
         raise UnsafeArchiveError(
-            f"the pack names a file {path!r}, which is not a plain path inside it. Nothing of it was written.",
-            member=str(path),
+            f"the pack names a file {shown}, which is not a plain path inside it. Nothing of it was written.",
+            member=path if type(path) is str else "",
         )
+
+
+def _check_paths(paths: list[str], limits: Limits) -> set[str]:
+    """Check every path, and return the folders that they are in.
+
+    A table has ten thousand paths, and this runs in a start. What is true of all of them at once is asked once, and the
+    folder part with the first file in it.
+    """
+    try:
+        text = "".join(paths)
+    except TypeError:
+        text = "\n"
+    if not (text.isascii() and text.isprintable()) or "\\" in text:
+        for path in paths:
+            check_path(path, limits)
+        return _folders(paths)
+    folders: set[str] = set()
+    longest = min(_LONGEST, limits.path)
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        # `/name` looks as if it had no folder: those that have none are few, so all of them are looked at.
+        if not folder or name in _NO_NAMES or len(path) > longest:
+            check_path(path, limits)
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder, slash, name = folder.rpartition("/")
+            if name in _NO_NAMES or (slash and not folder):
+                check_path(path, limits)
+    return folders
+
+
+def _folders(paths: list[str]) -> set[str]:
+    """Return all folders that checked paths are in, at whatever depth."""
+    folders: set[str] = set()
+    for path in paths:
+        folder = path.rpartition("/")[0]
+        while folder and folder not in folders:
+            folders.add(folder)
+            folder = folder.rpartition("/")[0]
+    return folders
 
 
 def is_bytecode(path: str) -> bool:
@@ -371,6 +473,10 @@ def runs(section: Section, number: int) -> Iterator[tuple[int, int, int]]:
         yield file, max(begin, low), min(begin + section.sizes[file], high)
 
 
+def _clash(path: str, what: str) -> UnsafeArchiveError:
+    return UnsafeArchiveError(f"the pack {what}: {path!r:.200}. Nothing of it was written.", member=path)
+
+
 def _first_repeated(paths: Sequence[str]) -> str:
     seen: set[str] = set()
     for path in paths:
@@ -380,11 +486,34 @@ def _first_repeated(paths: Sequence[str]) -> str:
     return ""
 
 
+def _names(facts: dict[str, Any], key: str, *, shown: bool = True) -> list[str]:
+    """Return a list of names; those that people are shown must be fit for a terminal."""
+    names: list[str] = facts[key]
+    if type(names) is not list or not set(map(type, names)) <= {str}:
+        raise TypeError(f"{key} is no list of names")
+    if shown and not "".join(names).isprintable():
+        raise ValueError(f"{key} holds what cannot be printed")
+    return names
+
+
+def _is_hex(text: str, size: int) -> bool:
+    """Whether a text is the hex digits of this many bytes, and nothing else."""
+    try:
+        return len(text) == 2 * size and len(bytes.fromhex(text)) == size  # `fromhex` passes over white space
+    except ValueError:
+        return False
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
 def _load_json(text: Buffer, what: str) -> dict[str, Any]:
     from json import loads  # the worker and the finder meet here only while they wait for the network anyway
 
     try:
-        table = loads(bytes(text))
+        # Decoded here: given bytes, `loads` takes UTF-16 and lone surrogates as well.
+        table = loads(str(text, "utf-8"), parse_constant=_no_number)
     except (ValueError, RecursionError) as error:
         raise PackFormatError(f"the pack's {what} is damaged: {error}. Build the pack again.") from error
     if not isinstance(table, dict):
