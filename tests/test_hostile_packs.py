@@ -785,7 +785,6 @@ def test_for_elsewhere(sound: bytes, victim: Victim, clerk: Victim, tmp_path: Pa
     said(commands, None, None)
 
 
-@pytest.mark.xfail(strict=True, reason="`check_host` passes over a libc that it does not know")
 def test_for_another_libc(sound: bytes, victim: Victim, tmp_path: Path) -> None:
     """A pack whose libraries need another C library is refused as one for elsewhere."""
     pack, root = forge(sound, root_lie(lambda root: root.update(libc="musl", libc_version="1.2")))

@@ -99,7 +99,7 @@ class Config:
             if not 0 < timeout < float("inf"):
                 raise _wrong("LAZYDEPS_TIMEOUT", text, "a number of seconds above 0")
         if text := environ.get("LAZYDEPS_CONNECTIONS"):
-            connections = int(text) if text.isdecimal() else 0
+            connections = int(text) if text.isdecimal() and len(text) < 4 else 0
             if not 1 <= connections <= MOST_CONNECTIONS:
                 raise _wrong("LAZYDEPS_CONNECTIONS", text, f"a whole number from 1 to {MOST_CONNECTIONS}")
         return cls(

@@ -35,6 +35,12 @@ def check_host(root: Root) -> None:
             expected=MAGIC_NUMBER.hex(),
             actual=root.pyc_magic,
         )
+    if root.libc not in ("glibc", ""):
+        raise PackMismatchError(
+            f"this pack's libraries need {root.libc}, which this lazydeps cannot tell from others. {remedy}",
+            expected=expected,
+            actual=root.libc,
+        )
     if root.libc == "glibc" and root.libc_version:
         try:
             name, version = (os.confstr("CS_GNU_LIBC_VERSION") or "other 0").split()

@@ -89,8 +89,7 @@ def main() -> int:
     def one(name: str) -> dict[str, Any]:
         folder = (options.out / name).absolute()
         facts = fuzz(name, folder, seconds=seconds, engine=engine, seed=options.seed)
-        known = f" (and {facts['known']} times a known one)" if facts.get("known") else ""
-        found = known + "".join(f"\n    {count} × {place}" for place, count in facts["findings"].items())
+        found = "".join(f"\n    {count} × {place}" for place, count in facts["findings"].items())
         print(
             f"{name:8} {facts['runs']:>9,} runs, {facts.get('lines', 0):>4} + {facts.get('new_lines', 0)} "
             f"{'branches' if 'features' in facts else 'lines'}, {facts['kept']} inputs kept, "

@@ -478,20 +478,6 @@ for _name, _needs in OPTIONAL:
         TARGETS[_name] = Target(_name, _module.run, _module.seeds, getattr(_module, "TAG", None))
 
 
-KNOWN: dict[str, tuple[str, ...]] = {
-    "fields": ("a range begins before it ends", "Exceeds the limit (4300 digits)"),
-    "answer": ("sizes are not negative", "negative count"),
-    "ref": ("Exceeds the limit (4300 digits)",),
-    "trace": ("maximum recursion depth", "surrogates not allowed"),
-}
-"""Findings that are still open, by words of them. Each has a test in ``test_fuzz.py`` that waits to pass."""
-
-
-def is_known(target: str, error: BaseException) -> bool:
-    """Whether a finding is one of those still open."""
-    return any(words in str(error) for words in KNOWN.get(target, ()))
-
-
 def name_of(data: bytes) -> str:
     """Return the name under which an input is kept."""
     return sha256_digest(data).hex()[:16]

@@ -27,9 +27,9 @@ if __name__ == "__main__" and sys.argv[4:5] == ["atheris"]:
     with atheris.instrument_imports(include=["lazydeps"]):
         import lazydeps.build.trace  # noqa: F401  # its target imports it late
 
-        from .targets import TARGETS, Target, is_known, name_of
+        from .targets import TARGETS, Target, name_of
 else:
-    from .targets import TARGETS, Target, is_known, name_of
+    from .targets import TARGETS, Target, name_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -57,7 +57,6 @@ class Bench:
         self.folder = folder
         self.runs = 0
         self.findings: dict[str, int] = {}
-        self.known = 0
         for name in ("corpus", "crashes"):
             (folder / name).mkdir(parents=True, exist_ok=True)
         with open(folder / "current", "w+b") as file:
@@ -84,9 +83,6 @@ class Bench:
             signal.setitimer(signal.ITIMER_REAL, 0)
 
     def _note(self, data: bytes, error: BaseException) -> None:
-        if is_known(self.target.name, error):
-            self.known += 1
-            return
         frames = traceback.extract_tb(error.__traceback__)
         place = f"{type(error).__name__} at {Path(frames[-1].filename).name}:{frames[-1].lineno}"
         if isinstance(error, AssertionError):
@@ -202,7 +198,7 @@ def by_atheris(bench: Bench, seconds: float, seed: int) -> dict[str, Any]:
 
 def report(bench: Bench, facts: dict[str, Any]) -> None:
     """Write what this run did, for the one who started it."""
-    facts = {"target": bench.target.name, "runs": bench.runs, "findings": bench.findings, "known": bench.known, **facts}
+    facts = {"target": bench.target.name, "runs": bench.runs, "findings": bench.findings, **facts}
     (bench.folder / "report.json").write_text(json.dumps(facts))
 
 

@@ -80,7 +80,7 @@ class Target:
         name = host.translate(dict.fromkeys(map(ord, ".-_:")))
         if scheme not in ("http", "https") or not (name.isascii() and name.isalnum()):
             raise ConfigError(f"{without_secrets(url)!r} is no address: expected https://HOST/PATH, HOST in ASCII.")
-        if port and not (port.isdecimal() and 0 < int(port) < 65536):
+        if port and not (port.isdecimal() and len(port) < 6 and 0 < int(port) < 65536):
             raise ConfigError(f"{without_secrets(url)!r} has no usable port: expected a number from 1 to 65535.")
         return cls(scheme, host.lower(), int(port) if port else None, quote("/"[: path[:1] != "/"] + path, URL_SAFE))
 
@@ -733,6 +733,8 @@ def _content_range(text: str | None) -> tuple[int, int, int] | None:
     span, _, total = rest.partition("/")
     first, _, last = span.partition("-")
     if unit != "bytes" or not all(_is_count(part) for part in (first, last, total)):
+        return None
+    if not int(first) <= int(last) < int(total):
         return None
     return int(first), int(last) + 1, int(total)
 

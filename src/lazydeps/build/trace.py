@@ -97,7 +97,7 @@ class Trace:
             document = json.loads(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"the trace {path} could not be read: {error.strerror or error}.") from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is not a trace: it is no JSON ({error}).") from error
         if not isinstance(document, dict) or "lazydeps_trace" not in document:
             raise ConfigError(
@@ -327,7 +327,7 @@ def _run(
 
 def _string(document: Mapping[str, Any], key: str, path: Path) -> str:
     value = document.get(key)
-    if not isinstance(value, str):
+    if not (isinstance(value, str) and value.isprintable()):
         raise ConfigError(f"{path} is not a sound trace: '{key}' must be a string, found {value!r}.")
     return value
 
@@ -337,7 +337,7 @@ def _strings(document: Mapping[str, Any], key: str, path: Path) -> tuple[str, ..
     if not isinstance(value, list):
         raise ConfigError(f"{path} is not a sound trace: '{key}' must be a list of strings, found {value!r:.80}.")
     for index, item in enumerate(value):
-        if not isinstance(item, str):
+        if not (isinstance(item, str) and "".join(item.split()).isprintable()):
             raise ConfigError(f"{path} is not a sound trace: '{key}[{index}]' must be a string, found {item!r:.80}.")
     return tuple(value)
 
