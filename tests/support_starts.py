@@ -11,6 +11,7 @@ import json
 import os
 import random
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
@@ -421,3 +422,49 @@ def each(cases: Iterable[Case], work: Callable[[Case], None]) -> None:
         list(pool.map(attempt, cases))
     if failures:
         pytest.fail(f"{len(failures)} of {len(cases)} failed\n" + "\n".join(failures[:10]))
+
+
+# -- frozen and thawed
+
+
+class Frozen:
+    """A start frozen for an hour, with every connection cut meanwhile: what a sandbox that waits for its next call sees.
+
+    A context manager; inside it the start's processes are stopped. The clock moves on for all of them.
+    """
+
+    def __init__(self, server: Shaped, clock: Path, *starts: Start) -> None:
+        """Take what to freeze.
+
+        Args:
+            server: what they load from; at the end another one listens in its place.
+            clock: the file that they got as ``CLOCK``.
+            starts: what to stop.
+        """
+        self._server, self._clock, self._starts = server, clock, starts
+
+    def __enter__(self) -> Self:
+        for start in self._starts:
+            start.signal_group(signal.SIGSTOP)
+        for start in self._starts:
+            wait_for(lambda start=start: all(state_of(pid) == "T" for pid in living(start.pid)), "they do not stop")
+        self._server.__exit__()
+        ahead = float(self._clock.read_text()) if self._clock.exists() else 0.0
+        self._clock.write_text(str(ahead + HOUR))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._server.__enter__()
+        for start in self._starts:
+            start.signal_group(signal.SIGCONT)
+
+
+HOUR = 3600.0
+"""Seconds."""
+
+
+def free_port() -> int:
+    """Return a port for a server that another one is to follow."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+    return port
