@@ -98,8 +98,22 @@ def test_killed_at_chosen_points(
         else:
             assert start.process.wait(timeout=BOUND) == -signal.SIGKILL
         start.gone()
-    few.check_next_start(store, leftovers=False)
+    few.check_next_start(store)
     survived("kills at chosen points")
+
+
+def test_killed_while_it_tells_its_result(few: Expected, tmp_path: Path) -> None:
+    """A child that dies with half of its result written has died like any other: it is taken over from."""
+    trace = tmp_path / "trace"
+    with Start(program(few.ref), tmp_path / "traced", FAULT_TRACE=str(trace)) as start:
+        few.check(start.outcome())
+    # The result is the last thing that a child writes.
+    writes = sum(re.fullmatch(r"child \d+ pwrite half", line) is not None for line in trace.read_text().splitlines())
+    fault = {"role": "child", "call": "pwrite", "number": writes - 1, "when": "half", "do": "kill"}
+    with Start(program(few.ref), tmp_path / "store", fault=fault) as start:
+        outcome = start.outcome()
+    few.check(outcome)
+    assert outcome.report["takeovers"] == 1
 
 
 HANDLER = """
@@ -257,7 +271,7 @@ found = []
 def work():
     while not found:
         try:
-            import many.m3
+            import many
             found.append(many.m3.N)
         except ModuleNotFoundError as error:
             assert error.name == "many", error
@@ -277,6 +291,12 @@ print(json.dumps([found, many.m39.N]))
 def test_threads_call_load(run_python: RunPython, many: Expected, count: int) -> None:
     """Threads that load one pack at once all leave their block with everything in place, and one finder stands."""
     code = """
+class SlowDisk:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name == "lazydeps._finder":
+            time.sleep(0.2)
+sys.meta_path.insert(0, SlowDisk)
 errors, seen = [], []
 def work():
     go.wait()
@@ -293,7 +313,7 @@ threads = [threading.Thread(target=work) for _ in range(COUNT)]
 p = lazydeps.report().packs[0]
 finders = sum(type(finder).__name__ == "PackFinder" for finder in sys.meta_path)
 print(json.dumps([errors, seen, finders, p.landed == p.frames_total | {"cold": 0}]))
-""".replace("go.wait", "go.wait", 1).replace("COUNT", str(count))
+""".replace("COUNT", str(count))
     assert run(run_python, many.ref, code) == [[], [39] * count, 1, True]
 
 
@@ -489,3 +509,25 @@ def test_frozen_while_it_waits_for_the_lock(many: Expected, tmp_path: Path, host
                 many.check(waiter.outcome())
                 many.check(holder.outcome())
     survived("freezes while waiting for the lock")
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_a_holder_that_is_stuck(many: Expected, tmp_path: Path, host: str) -> None:
+    """Who waits for the lock in vain gets an error that says so, and once the holder is gone later imports succeed."""
+    store = tmp_path / "store"
+    code = (
+        f"import json, os, time, lazydeps\n{HOSTS[host]}lazydeps.load({many.ref!r}, timeout=0.7)\n" + UNTIL_IT_SUCCEEDS
+    )
+    with Start(program(many.ref), store) as holder:
+        midway(holder, store)
+        holder.signal_group(signal.SIGSTOP)
+        with Start(code.replace("errors.append", "print(error, flush=True), errors.append"), store) as waiter:
+            wait_for(lambda: waiter.output().count("lock") or waiter.ended(), "no word of the lock")
+            holder.kill_group()
+            assert waiter.process.wait(timeout=BOUND) == 0, waiter.errors()
+            lines = waiter.output().splitlines()
+    number, errors = json.loads(lines[-1])
+    assert number == 39
+    for error in errors:
+        assert re.search(r"another process has held .*/lock for \d+ seconds|within the 0.7 seconds", error), error
+    survived("stuck holders of the lock, killed")

@@ -61,10 +61,15 @@ class Points:
         fault = self._fault
         if fault.get("role") != self._role:
             return
-        if fault["at"] != number if "at" in fault else (call, when, of_call) != (
-            fault["call"],
-            fault["when"],
-            fault["number"],
+        if (
+            fault["at"] != number
+            if "at" in fault
+            else (call, when, of_call)
+            != (
+                fault["call"],
+                fault["when"],
+                fault["number"],
+            )
         ):
             return
         if fault["do"] == "group":
