@@ -126,7 +126,8 @@ with lazydeps.load({load}):
     import many
 {body}
 {after}
-seen = {{name: zlib.crc32(module.TEXT.encode()) for name, module in sorted(sys.modules.items()) if hasattr(module, "TEXT")}}
+texts = {{name: module.TEXT for name, module in sorted(sys.modules.items()) if hasattr(module, "TEXT")}}
+seen = {{name: zlib.crc32(text.encode()) for name, text in texts.items()}}
 print(json.dumps({{"seen": seen, "report": lazydeps.report().as_dict()["packs"][0]}}))
 """
 
@@ -151,7 +152,7 @@ class Start:
         if fault is not None:
             environ["FAULT"] = json.dumps(fault)
         # Files, not pipes: a process that outlives its parent must not be waited for by reading.
-        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()
+        self._out, self._err = tempfile.TemporaryFile(), tempfile.TemporaryFile()  # noqa: SIM115 - closed at its end
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
             env=environ_for(store, **environ),
@@ -428,7 +429,7 @@ def each(cases: Iterable[Case], work: Callable[[Case], None]) -> None:
 
 
 class Frozen:
-    """A start frozen for an hour, with every connection cut meanwhile: what a sandbox that waits for its next call sees.
+    """A start frozen for an hour, all connections cut meanwhile: what a sandbox that waits for its next call sees.
 
     A context manager; inside it the start's processes are stopped. The clock moves on for all of them.
     """

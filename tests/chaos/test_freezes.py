@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import shutil
+import signal
 import time
 from typing import TYPE_CHECKING
 
@@ -72,20 +73,19 @@ def test_frozen_at_random_instants(many: Expected, tmp_path: Path, host: str, ch
 
 
 def test_frozen_and_killed(many: Expected, tmp_path: Path, chaos_rounds: float) -> None:
-    """Killed while frozen, as a sandbox that is not thawed: nothing half done has a name, and the next start succeeds."""
+    """Killed while frozen, as a sandbox that is not thawed: nothing half done has a name, the next start succeeds."""
 
     def freeze(number: int) -> None:
         store = tmp_path / str(number)
-        with Shaped(many.pack, 12e6) as server:
-            with Start(program(server.ref), store) as start:
-                wait_for(lambda: start.begun() or start.ended(), "the program does not begin")
-                time.sleep(random.Random(number).uniform(0, 0.7))
-                if not start.ended():
-                    start.signal_group(19)
-                    wait_for(lambda: all(state_of(pid) == "T" for pid in living(start.pid)), "they do not stop")
-                    start.kill_group()
-                    survived("kills of what was frozen")
-                start.gone()
+        with Shaped(many.pack, 12e6) as server, Start(program(server.ref), store) as start:
+            wait_for(lambda: start.begun() or start.ended(), "the program does not begin")
+            time.sleep(random.Random(number).uniform(0, 0.7))
+            if not start.ended():
+                start.signal_group(signal.SIGSTOP)
+                wait_for(lambda: all(state_of(pid) == "T" for pid in living(start.pid)), "they do not stop")
+                start.kill_group()
+                survived("kills of what was frozen")
+            start.gone()
         many.check_next_start(store)
         shutil.rmtree(store)
 
