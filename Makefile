@@ -2,11 +2,12 @@
 # The work is in noxfile.py; this file only brings nox and uv.
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint demo bench fuzz format clean
+.PHONY: help test chaos lint demo bench fuzz format clean
 
 PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
 	&& { echo "$$candidate"; break; }; done)
+ROUNDS ?= 1
 TOOLS := .venv-tools
 NOX := $(TOOLS)/bin/nox --noxfile noxfile.py
 
@@ -15,6 +16,9 @@ help: ## Show this list
 
 test: $(TOOLS)/.made ## Run the tests on every Python version found
 	@$(NOX) --tags tests
+
+chaos: $(TOOLS)/.made ## Kill, race and freeze starts, hundreds of times; ROUNDS=5 for five times as much
+	@$(NOX) --session chaos -- --chaos-rounds $(ROUNDS)
 
 lint: $(TOOLS)/.made ## Check style, layout and types
 	@$(NOX) --session lint

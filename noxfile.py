@@ -86,7 +86,7 @@ def add_tests(minor: str, python: str) -> None:
         missing = ", ".join(name for name in VERSIONS if name not in interpreters())
         session.log(f"working interpreters: {others}" + (f"; skipped, none found: {missing}" if missing else ""))
         install(session, "-e", ".[dev]")
-        selection = [] if minor == FULL else ["-m", "not build"]
+        selection = [] if minor == FULL else ["-m", "not build and not chaos"]
         session.run("pytest", *selection, *session.posargs, env=session_environ())
 
     tests.__doc__ = "Run the whole suite." if minor == FULL else "Run the tests of the runtime."
@@ -99,6 +99,13 @@ def add_tests(minor: str, python: str) -> None:
 # The full suite goes last, so that its closing lines are the last thing on the screen.
 for _minor in sorted(interpreters(), key=lambda minor: (minor == FULL, VERSIONS.index(minor))):
     add_tests(_minor, interpreters()[_minor])
+
+
+@nox.session(python=FULL_PYTHON)
+def chaos(session: nox.Session) -> None:
+    """Kill, race and freeze starts, hundreds of times; ``-- --chaos-rounds 5`` does five times as much."""
+    install(session, "-e", ".[dev]")
+    session.run("pytest", "-m", "chaos", *session.posargs, env=session_environ())
 
 
 @nox.session(python=FULL_PYTHON)

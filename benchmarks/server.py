@@ -252,6 +252,7 @@ class ObjectServer:
         delay: float = FIRST_BYTE,
         certificates: Certificates | None = None,
         address: str = "127.0.0.1",
+        port: int = 0,
         prefix: Sequence[str] = (),
     ) -> None:
         """Take what to serve.
@@ -263,11 +264,12 @@ class ObjectServer:
             delay: seconds before the first byte of an answer.
             certificates: for TLS; None: plain HTTP.
             address: where to listen.
+            port: where to listen; 0: anywhere.
             prefix: a command that runs the server elsewhere: in a network namespace.
         """
         self._paths = {f"/{bucket}/{key}": str(path) for key, path in objects.items()}
-        self._command = [*prefix, sys.executable, "-P", __file__, "--address", address, "--rate", str(rate)]
-        self._command += ["--delay", str(delay)]
+        self._command = [*prefix, sys.executable, "-P", __file__, "--address", address, "--port", str(port)]
+        self._command += ["--rate", str(rate), "--delay", str(delay)]
         if certificates is not None:
             self._command += ["--certificate", str(certificates.certificate), "--key", str(certificates.key)]
         self._address = address
@@ -305,6 +307,11 @@ class ObjectServer:
         return self._process.pid
 
     @property
+    def port(self) -> int:
+        """The port it listens on."""
+        return self._port
+
+    @property
     def endpoint(self) -> str:
         """The server's URL, without a trailing slash."""
         return f"{'http' if self._context is None else 'https'}://{self._address}:{self._port}"
@@ -328,6 +335,7 @@ def main() -> None:
     """Read the objects from standard input, listen, print the port, and serve until standard input ends."""
     parser = argparse.ArgumentParser(description="Serve files as S3 serves objects.")
     parser.add_argument("--address", default="127.0.0.1")
+    parser.add_argument("--port", type=int, default=0, help="0: any that is free")
     parser.add_argument("--rate", type=float, default=0, help="bytes a second over all connections; 0: no cap")
     parser.add_argument("--connection-rate", type=float, default=CONNECTION_RATE, help="bytes a second of one of them")
     parser.add_argument("--delay", type=float, default=FIRST_BYTE, help="seconds before the first byte of an answer")
@@ -346,7 +354,7 @@ def main() -> None:
         delay=options.delay,
         tls=tls,
     )
-    with socket.create_server((options.address, 0), backlog=256) as server:
+    with socket.create_server((options.address, options.port), backlog=256) as server:
         print(server.getsockname()[1], flush=True)
 
         def accept() -> None:

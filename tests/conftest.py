@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
+import support_tally
 from local_s3 import LocalS3
 
 if TYPE_CHECKING:
@@ -31,6 +32,27 @@ for _name in ("PYTHONPATH", "PYTHONHOME", "PYTHONSTARTUP", "PYTHONDONTWRITEBYTEC
 os.environ["AWS_CONFIG_FILE"] = os.environ["AWS_SHARED_CREDENTIALS_FILE"] = os.devnull
 os.environ["AWS_EC2_METADATA_DISABLED"] = "true"
 os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make chaos` say how much of it."""
+    parser.addoption("--chaos-rounds", type=float, default=1.0, help="factor for the rounds of tests marked chaos")
+
+
+@pytest.fixture(scope="session")
+def chaos_rounds(pytestconfig: pytest.Config) -> float:
+    """By how much to multiply the rounds of a test that repeats a fault."""
+    rounds: float = pytestconfig.getoption("--chaos-rounds")
+    return rounds
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    """Close a run with how many faults of each kind it has survived."""
+    lines = support_tally.lines()
+    if lines:
+        terminalreporter.section("survived")
+        for line in lines:
+            terminalreporter.write_line(line)
 
 
 def pytest_sessionstart() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support_packs import pack_tree, write_tree
+from support_packs import THREADS, pack_tree, write_tree
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
 SRC = Path(__file__).parents[1] / "src"
 NOBODY = 65534
-THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-"""With a second thread in the process, a worker runs in threads."""
 HOSTS = {"fork": "", "threads": THREADS}
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from support_http import Answer, Request, ScriptedServer, ranged, s3_error
-from support_packs import pack_tree, write_tree
+from support_packs import THREADS, pack_tree, write_tree
 
 from lazydeps import FetchError, _deadline, _retry
 from lazydeps._pack import SKIPPABLE_MAGIC
@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from conftest import RunPython
 
     from lazydeps.build.write import Written
-
-THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
 
 
 @pytest.fixture(scope="module")

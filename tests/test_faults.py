@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from support_http import Answer, Request, ScriptedServer, ranged, s3_error
 from support_packs import THREADS, check_store, pack_tree, write_tree
+from support_starts import Shaped, environ_for, write_many
 
-from benchmarks.server import ObjectServer
 from lazydeps import FetchError
 from lazydeps._fetch import HEAD, read_exactly
 from lazydeps._sources import open_source
@@ -29,48 +29,11 @@ if TYPE_CHECKING:
 
     from lazydeps.build.write import Written
 
-MODULES = 40
-
 
 @pytest.fixture(scope="module")
 def pack(tmp_path_factory: pytest.TempPathFactory) -> Written:
     """A pack of 40 boot modules, data that fills several requests, and a few cold modules."""
-    folder = tmp_path_factory.mktemp("faults")
-    noise = random.Random(7)
-    files: dict[str, str | bytes] = {
-        "many/__init__.py": f"for n in range({MODULES}):\n    __import__(f'many.m{{n}}')\n"
-    }
-    boot = ["many/__init__.py"]
-    for number in range(MODULES):
-        files[f"many/m{number}.py"] = f"N = {number}\nTEXT = {noise.randbytes(20_000).hex()!r}\n"
-        boot.append(f"many/m{number}.py")
-    for number in range(24):
-        files[f"many/data{number}.bin"] = noise.randbytes(100_000)
-        files[f"dist{number}-1.{number}.dist-info/METADATA"] = (
-            f"Metadata-Version: 2.1\nName: dist{number}\nVersion: 1.{number}\n"
-        )
-    files["many/library.so.1"] = noise.randbytes(3_000_000)
-    boot.append("many/library.so.1")
-    for number in range(4):
-        files[f"many/cold{number}.py"] = f"N = {number}\nTEXT = {noise.randbytes(300_000).hex()!r}\n"
-    files["many/fails.py"] = "def boom():\n    raise ValueError('the real error')\n"
-    boot.append("many/fails.py")
-    write_tree(folder / "tree", files)
-    versions = {f"dist{number}": f"1.{number}" for number in range(24)}
-    return pack_tree(folder / "p.tar.zst", folder / "tree", boot=boot, distributions=versions)
-
-
-class Shaped(ObjectServer):
-    """The benchmark's server, serving a pack at a rate."""
-
-    def __init__(self, pack: Written, rate: float) -> None:
-        super().__init__({"p.tar.zst": pack.path}, "packs", rate=rate, delay=0.001)
-        self._root = pack.root
-
-    @property
-    def ref(self) -> str:
-        """The pack's reference."""
-        return f"{self.endpoint}/packs/p.tar.zst#root={self._root}"
+    return write_many(tmp_path_factory.mktemp("faults"))
 
 
 @pytest.fixture
@@ -78,12 +41,6 @@ def slow(pack: Written) -> Iterator[Shaped]:
     """The pack at 4 MB a second: a start takes about two."""
     with Shaped(pack, 4e6) as server:
         yield server
-
-
-def environ_for(store: Path, **more: str) -> dict[str, str]:
-    """Return the environment of a start in a store."""
-    source = str(Path(__file__).parents[1] / "src")
-    return {"PATH": os.environ["PATH"], "PYTHONPATH": source, "LAZYDEPS_DIR": str(store), **more}
 
 
 @pytest.mark.parametrize("host", ["fork", "threads"])
@@ -378,6 +335,33 @@ def test_an_early_request_that_nobody_needs_is_not_waited_for(run_python: RunPyt
             "from lazydeps._config import Config\nConfig.__init__.__kwdefaults__['socket_timeout'] = 600.0\n"
             "with lazydeps.load(ref):\n    import short\nprint(json.dumps(short.N))"
         )
+        assert run(run_python, f"{server.url}#root={pack.root}", code) == 39
+
+
+def test_an_early_request_that_is_still_connecting(run_python: RunPython, tmp_path: Path) -> None:
+    """The same where its connection is not even open when the first answer says that nobody needs it."""
+    write_tree(tmp_path / "tree", {"short.py": "N = 39\n"})
+    pack = pack_tree(tmp_path / "p.tar.zst", tmp_path / "tree", boot=["short.py"])
+    content = pack.path.read_bytes()
+
+    def script(request: Request) -> Answer:
+        return ranged(request, content) if request.span(content)[0] == 0 else Answer(b"", "hang")
+
+    with ScriptedServer(script) as server:
+        code = """
+import socket, threading
+from lazydeps._config import Config
+Config.__init__.__kwdefaults__["socket_timeout"] = 600.0
+connect = socket.create_connection
+def slow_connect(*args, **options):
+    if threading.current_thread() is not threading.main_thread():
+        time.sleep(0.7)
+    return connect(*args, **options)
+socket.create_connection = slow_connect
+with lazydeps.load(ref):
+    import short
+print(json.dumps(short.N))
+"""
         assert run(run_python, f"{server.url}#root={pack.root}", code) == 39
 
 

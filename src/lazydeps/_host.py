@@ -180,7 +180,10 @@ class ForkHost(Host):
         self._close()
         if not content:
             return None, None
-        report = loads(content)
+        try:
+            report = loads(content)
+        except ValueError:  # it died while it wrote this
+            return None, None
         return revive(report["error"]), report["stats"]
 
     def stop(self) -> None:

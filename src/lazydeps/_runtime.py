@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import os
 import sys
+from _thread import RLock
 
 from ._config import Config
 from ._ref import Ref
@@ -22,6 +23,8 @@ FROZEN = 1000
 """Frozen objects from which on somebody has frozen them: 3.12 has about 400 of its own, every program has thousands."""
 _sessions: dict[Ref, Session] = {}
 _finder: PackFinder | None = None
+_loading = RLock()
+"""Held while packs are added or taken away, so that threads that load one pack share its session, and one finder."""
 
 
 class Loading:
@@ -112,20 +115,21 @@ def load(
     from ._sources import open_source
 
     global _finder
-    # All of them are made before any is started: a reference that is refused leaves no worker behind.
-    known = {ref: _sessions.get(ref) or Session(ref, open_source(ref.url, environ), config) for ref in parsed}
-    for ref, session in known.items():
-        if ref not in _sessions:
-            session.start()
-            _sessions[ref] = session
-    if _finder is None:
-        from ._finder import PackFinder  # by now the first request is on its way
+    with _loading:
+        # All of them are made before any is started: a reference that is refused leaves no worker behind.
+        known = {ref: _sessions.get(ref) or Session(ref, open_source(ref.url, environ), config) for ref in parsed}
+        for ref, session in known.items():
+            if ref not in _sessions:
+                session.start()
+                _sessions[ref] = session
+        if _finder is None:
+            from ._finder import PackFinder  # by now the first request is on its way
 
-        _finder = PackFinder()
-        os.register_at_fork(after_in_child=_after_fork)
-    _finder.sessions = tuple(_sessions.values())
-    if _finder not in sys.meta_path:
-        sys.meta_path.insert(_place(), _finder)
+            _finder = PackFinder()
+            os.register_at_fork(after_in_child=_after_fork)
+        _finder.sessions = tuple(_sessions.values())
+        if _finder not in sys.meta_path:
+            sys.meta_path.insert(_place(), _finder)
     return Loading(tuple(known.values()))
 
 
@@ -197,6 +201,8 @@ def _place() -> int:
 def _after_fork() -> None:
     from ._session import forget_parent
 
+    global _loading
+    _loading = RLock()
     forget_parent()
     for session in _sessions.values():
         session.after_fork()

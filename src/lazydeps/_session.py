@@ -357,7 +357,8 @@ class Session:
         if error is not None:
             self._error = error
             self._spare_until = time.monotonic() + SPARE
-            if isinstance(error, FetchError) and error.retryable:
+            # The plain class is for what has to do with other processes: a lock that was held, a worker that failed.
+            if type(error) is LazydepsError or (isinstance(error, FetchError) and error.retryable):
                 self._error_until = time.monotonic() + COOL_DOWN
             raise error
         if stats is None:

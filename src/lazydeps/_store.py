@@ -331,7 +331,10 @@ class Store:
         access = ACCESS_WRITE if create else ACCESS_READ
         sizes = (("code", max(1, root.boot.bases[-1])), ("landed", max(1, root.frames)))
         maps = []
-        whole = True
+        if create and not self._has_size(*sizes[0]):
+            # A new code image holds nothing, whatever an older record says of what had landed. First the record goes:
+            # a kill may come in between.
+            self._remove("landed")
         for name, size in sizes:  # landed last: whoever finds it finds the code image too
             try:
                 handle = os.open(f"{self.path}/{name}", mode | NO_FOLLOW, 0o600)
@@ -342,11 +345,9 @@ class Store:
                     raise
                 raise explain(error, self.directory) from error
             try:
-                if os.fstat(handle).st_size != size or not whole:
+                if os.fstat(handle).st_size != size:
                     if not create:
                         return False
-                    # A new code image holds nothing, whatever an older record says of what had landed.
-                    whole = False
                     os.ftruncate(handle, 0)
                     if name == "landed":
                         # Written out, not only made that long: to touch a hole through the map would take a block of
@@ -398,6 +399,12 @@ class Store:
         with open(handle, "rb") as file:
             return file.read()
 
+    def _has_size(self, name: str, size: int) -> bool:
+        try:
+            return os.lstat(f"{self.path}/{name}").st_size == size
+        except FileNotFoundError:
+            return False
+
     def _remove(self, name: str) -> None:
         try:
             os.unlink(f"{self.path}/{name}")
@@ -405,7 +412,8 @@ class Store:
             pass
 
     def _write_whole(self, path: str, data: bytes | memoryview, mode: int) -> None:
-        part = f"{self.path}/parts/{os.getpid()}-{os.path.basename(path)}"
+        # Always the same name: the lock keeps others away, and what a killed writer left is written over.
+        part = f"{self.path}/parts/{os.path.basename(path)}"
         _write_file(part, data, mode)
         os.replace(part, path)
 
