@@ -221,6 +221,33 @@ print(json.dumps([alpha.READ, p.host, coldtop.part.Z, len([t for t in threading.
     assert run(run_python, pack, code) == ["read during import", "threads", 3, 0]
 
 
+@pytest.mark.parametrize("scheme", ["http", "file"])
+def test_workers_in_threads_import_nothing(run_python: RunPython, pack: Written, scheme: str) -> None:
+    """A process forked while a thread imports a module can never import that module: so no worker's thread does."""
+    code = """
+import builtins, threading
+main, real, seen = threading.get_ident(), builtins.__import__, []
+def watched(name, *rest, **options):
+    before = set(sys.modules)
+    module = real(name, *rest, **options)
+    if threading.get_ident() != main:
+        seen.extend(set(sys.modules) - before)
+    return module
+builtins.__import__ = watched
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+with lazydeps.load(lazydeps_ref):
+    time.sleep(0.3)  # or this thread would import the most of it
+    import alpha
+print(json.dumps([seen, "encodings.idna" in sys.modules, lazydeps.report().packs[0].host]))
+"""
+    content = pack.path.read_bytes()
+    with ScriptedServer(lambda request: ranged(request, content)) as server:
+        url = server.url.replace("127.0.0.1", "localhost") if scheme == "http" else pack.path.as_uri()
+        body = f"import sys, time\nlazydeps_ref = '{url}#root={pack.root}'\nimport lazydeps\n" + code
+        body = body.replace("print(json", "import json\nprint(json")
+        assert json.loads(run_python(body).stdout) == [[], False, "threads"]
+
+
 def test_a_host_that_has_ended_takes_late_calls(run_python: RunPython, pack: Written) -> None:
     """A thread that still holds a host when its worker has ended may ask it and wait for it: nothing happens."""
     code = """

@@ -11,6 +11,7 @@ import time
 from _thread import RLock
 
 from . import _deadline
+from ._digest import new_sha256, sha256_digest
 from ._fetch import fetch_head, new_decompressor
 from ._host import ForkHost, Host, ThreadHost, fork_is_safe
 from ._plan import INDEX
@@ -395,8 +396,14 @@ class Session:
         self._deadline = None if seconds is None else time.monotonic() + seconds
         host_for = ThreadHost if threads or not fork_is_safe() else ForkHost
         if host_for is ThreadHost:
-            # Imported here, not in the worker's thread: this thread may hold the lock of a packed module of that name.
+            # Imported here, not in the worker's threads: this one may hold the lock of a packed module of that name. And
+            # where somebody forks while another thread imports a module, nobody can import that one in the child.
             with WorkerThread():
+                import fcntl  # noqa: F401
+                import json  # noqa: F401
+                import mmap  # noqa: F401
+
+                new_sha256()
                 new_decompressor()
                 self._source.prepare()
         self._host = host_for(worker_for)
@@ -527,8 +534,6 @@ def _pin(ref: Ref, source: Source, config: Config) -> Ref:
             "`lazydeps push` or `lazydeps inspect` prints (URL#root=sha256:HEX), or set LAZYDEPS_ALLOW_UNPINNED=1."
         )
     from threading import Condition
-
-    from ._digest import sha256_digest
 
     connection = source.connect(timeout=config.socket_timeout)
     retry = Retry(

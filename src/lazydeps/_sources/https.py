@@ -414,7 +414,7 @@ class HttpConnection(Connection):
         tls = None
         try:
             # The handshake apart, so that `interrupt` finds the socket that it runs on.
-            tls = context.wrap_socket(sock, server_hostname=host, do_handshake_on_connect=False)
+            tls = context.wrap_socket(sock, server_hostname=host.encode(), do_handshake_on_connect=False)
             self._opening.append(tls)
             self._check_wanted()
             tls.settimeout(_left(end))
@@ -572,7 +572,10 @@ class Answer:
 def _resolve(target: Target) -> list[Any]:
     from socket import SOCK_STREAM, getaddrinfo
 
-    return getaddrinfo(target.host, target.port or (443 if target.scheme == "https" else 80), 0, SOCK_STREAM)
+    # Bytes, here and for TLS: a string would be encoded by `encodings.idna`, whose import costs a millisecond, and is a
+    # trap for whoever forks meanwhile. `Target.parse` takes ASCII only.
+    port = target.port or (443 if target.scheme == "https" else 80)
+    return getaddrinfo(target.host.encode(), port, 0, SOCK_STREAM)
 
 
 def _left(end: float) -> float:
