@@ -39,10 +39,7 @@ class Inherited(object):
             self._append_folder()
             return None
         if self._finder is None:
-            from _thread import get_ident
-
-            # What loading imports itself is not ours to answer; nor may it wait, in a thread, for an import of another.
-            if self._loader is not None and (self._loader == get_ident() or name == "zstandard"):
+            if self._is_loading(name):
                 return None
             own = self._find(name, self._own_path())
             if own is not None and own.loader is not None:
@@ -58,6 +55,17 @@ class Inherited(object):
 
     def uninstall(self):
         self._off = True
+
+    def _is_loading(self, name):
+        """Whether loading itself asks, in this thread or a worker's: that is not ours to answer.
+
+        Nor may it wait for a thread that imports what it needs, and that would wait here.
+        """
+        from _thread import get_ident
+
+        working = getattr(sys.modules.get("lazydeps._worker"), "is_worker_thread", bool)
+        loader = self._loader
+        return working() or (loader is not None and (loader == get_ident() or name in ("compression", "zstandard")))
 
     def _load(self, name):
         """Load the packs; return whether the finder is there now.
@@ -117,8 +125,11 @@ class Inherited(object):
             sys.path.append(self._folder)
 
     def _after_fork(self):
-        self._loader = None
+        from _thread import get_ident
+
         self._lock = type(self._lock)()
+        if self._loader != get_ident():  # else this is the worker that loading has just forked
+            self._loader = None
 
     @staticmethod
     def _find(name, path):
