@@ -131,6 +131,7 @@ def load(
     _finder.sessions = tuple(_sessions.values())
     if _finder not in sys.meta_path:
         sys.meta_path.insert(_place(), _finder)
+        sys.path_hooks.insert(0, _finder.entry_finder)
     if config.children and environ is os.environ:
         from . import _children
 
@@ -161,6 +162,7 @@ def uninstall() -> None:
     if _finder is not None:
         if _finder in sys.meta_path:
             sys.meta_path.remove(_finder)
+            sys.path_hooks.remove(_finder.entry_finder)
         _finder.sessions = ()
     for session in tuple(_sessions.values()):
         session.stop()
