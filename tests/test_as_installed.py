@@ -528,8 +528,9 @@ with resources.as_file(files("pkg").joinpath("data")) as folder:
     two = sorted(os.listdir(folder))
 print(json.dumps([
     list(walk(files("pkg"))), one, two, list(walk(files("space"))), list(walk(files("space.one"))),
-    files("space.one").joinpath("part.txt").read_text(), files("space").joinpath("bare", "notes.txt").read_text(),
-    files("space.bare").joinpath("notes.txt").read_text(), files(pkg.core).joinpath("later.txt").read_text(),
+    files("space.one").joinpath("part.txt").read_text(), (files("space") / "bare" / "notes.txt").read_text(),
+    files("space.bare").joinpath("notes.txt").read_text(),
+    files(pkg.core if sys.version_info >= (3, 12) else pkg).joinpath("later.txt").read_text(),
     files("pkg").joinpath("nothing.txt").is_file(), pkgutil.get_data("pkg", "data/inside.txt").decode(),
     pkg.__spec__.loader.get_resource_reader("pkg").is_resource("later.txt"),
     files("speedy").name, files("pkg.data").joinpath("inside.txt").read_text(),
@@ -635,8 +636,8 @@ with lazydeps.load():
 import importlib.resources
 print(json.dumps([space.one.SIDE, space.two.SIDE, space.three.SIDE, space.four.part.SIDE, shared.WHO,
                   len(space.__path__), space.__file__, type(space.__path__).__name__,
-                  importlib.resources.files("space").joinpath("bare/notes.txt").read_text(),
-                  importlib.resources.files("space").joinpath("three.py").read_text()]))
+                  (importlib.resources.files("space") / "bare" / "notes.txt").read_text(),
+                  (importlib.resources.files("space") / "three.py").read_text()]))
 """
     environ = {"LAZYDEPS_PACK": f"{ref_of(pack)} {ref_of(second)}"}
     found = json.loads(run_python(code, environ=environ).stdout)
@@ -682,11 +683,11 @@ print(json.dumps([shared.WHO, pkg.OWN, mixed]))
 
 
 def test_the_import_systems_own_records(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
-    """`sys.path` is untouched, `pkgutil.find_loader`'s successors work, and caches hold finders that answer."""
+    """`sys.path` is untouched, `pkgutil.get_importer` answers for packed folders, and `uninstall` leaves nothing."""
     code = """
 import importlib.util, json, os, pkgutil, sys
 import lazydeps
-before = list(sys.path)
+before, hooks = list(sys.path), list(sys.path_hooks)
 with lazydeps.load():
     import pkg
 import pkg.sub.deep
@@ -696,11 +697,14 @@ print(json.dumps([
     same, sys.path_importer_cache.get(pkg.__path__[0]) is importer, importer.find_spec("core").origin,
     importer.find_spec("nowhere"), pkgutil.resolve_name("pkg.core:Thing.double").__qualname__,
     sys.modules["pkg.core"].__spec__.loader.name, getattr(sys, "pth_ran", None),
+    lazydeps.uninstall(), sys.path_hooks == hooks,
+    [path for path, found in sys.path_importer_cache.items() if type(found).__module__.startswith("lazydeps")],
 ]))
 """
     found = same(run_python, pack, tmp_path, code)
     assert found[2] == "TREE/pkg/core.py"
-    assert found[-1] is None  # `.pth` files are executed neither from a pack nor from an ordinary path entry
+    assert found[6] is None  # `.pth` files are executed neither from a pack nor from an ordinary path entry
+    assert found[8:] == [True, []]
 
 
 # -- metadata
@@ -736,8 +740,9 @@ def test_files_of_a_distribution(run_python: RunPython, pack: Written, tmp_path:
         + """
 import importlib.metadata as m
 files = m.files("pkg-project")
-print(json.dumps([sorted(map(str, files)), [f.read_text() for f in files if f.name == "METADATA"],
-                  str(files[0].locate())]))
+print(json.dumps([sorted(map(str, files)), [f.read_text() for f in files if f.name in ("METADATA", "tool.pyi")],
+                  [f.read_binary().decode() for f in files if f.name == "deep.py"], str(files[0].locate()),
+                  files[0].hash, files[0].size]))
 """
     )
     assert "pkg/sub/deep.py" in same(run_python, pack, tmp_path, code)[0]

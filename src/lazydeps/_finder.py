@@ -138,6 +138,17 @@ class PackFinder:
                 return PackEntry(session, path)
         raise ImportError
 
+    def uninstall(self) -> None:
+        """Leave the import system as it was."""
+        self.sessions = ()
+        for places in (sys.meta_path, sys.path_hooks):
+            for place in (self, self.entry_finder):
+                if place in places:
+                    places.remove(place)  # type: ignore[arg-type]
+        for path, found in tuple(sys.path_importer_cache.items()):
+            if isinstance(found, PackEntry):
+                del sys.path_importer_cache[path]
+
     def invalidate_caches(self) -> None:
         """Do nothing: a pack's index never changes. `importlib.invalidate_caches` calls it."""
 

@@ -160,10 +160,7 @@ def report() -> Report:
 def uninstall() -> None:
     """Take the finder away and end the workers. Modules that are imported stay; the stores stay on the disk."""
     if _finder is not None:
-        if _finder in sys.meta_path:
-            sys.meta_path.remove(_finder)
-            sys.path_hooks.remove(_finder.entry_finder)
-        _finder.sessions = ()
+        _finder.uninstall()
     for session in tuple(_sessions.values()):
         session.stop()
     _sessions.clear()

@@ -8,8 +8,8 @@ exist: its errors, and that there is none, are what `site` makes of them.
 import os
 import sys
 
-NEVER = ("sitecustomize", "usercustomize", "_sysconfigdata")
-"""Names that `site` and the standard library look for beside those of `sys.stdlib_module_names`."""
+QUIET = ("sitecustomize", "usercustomize", "org", "java")
+"""Names beside `sys.stdlib_module_names` that `site` and the standard library (for Jython) try by themselves."""
 
 
 class Inherited(object):
@@ -33,7 +33,9 @@ class Inherited(object):
         os.register_at_fork(after_in_child=self._after_fork)
 
     def find_spec(self, name, path=None, target=None):
-        if path is not None or self._off or name in sys.stdlib_module_names or name.startswith(NEVER):
+        if path is not None or self._off or name in sys.stdlib_module_names or name in QUIET:
+            return None
+        if name.startswith("_sysconfigdata"):
             return None
         if name == "lazydeps":
             self._append_folder()
