@@ -56,18 +56,22 @@ def pack_tree(
     tree: Path,
     *,
     boot: list[str],
+    cold: tuple[str, ...] = (),
     absent: tuple[str, ...] = (),
     stdlib: tuple[str, ...] = (),
     distributions: dict[str, str] | None = None,
     level: int = 3,
     **changes: str,
 ) -> Written:
-    """Pack a tree. ``boot`` lists sources and other files in import order; what is left is data or cold."""
+    """Pack a tree. ``boot`` lists sources and other files in import order; what is left is data or cold.
+
+    Sources and their bytecode are cold; ``cold`` names other files that are.
+    """
     first = [bytecode_of(name) if name.endswith(".py") else name for name in boot]
     every = sorted(str(path.relative_to(tree)) for path in tree.rglob("*") if path.is_file())
     sets: dict[str, SetName] = dict.fromkeys(first, "boot")
     for name in every:
-        if name not in sets and not name.endswith((".py", ".pyc")):
+        if name not in sets and name not in cold and not name.endswith((".py", ".pyc")):
             sets[name] = "data"
     for name in sorted(every, key=lambda name: (name.endswith(".py"), name)):
         sets.setdefault(name, "cold")

@@ -11,7 +11,7 @@ from lazydeps.errors import ConfigError
 @pytest.mark.parametrize("value", [None, ""])
 def test_defaults(value: str | None) -> None:
     """Nothing set, or set to nothing: no pack, and the defaults."""
-    names = ("PACK", "DIR", "ALLOW_UNPINNED", "TIMEOUT", "CONNECTIONS")
+    names = ("PACK", "DIR", "ALLOW_UNPINNED", "TIMEOUT", "CONNECTIONS", "CHILDREN")
     config = Config.from_environ({} if value is None else {f"LAZYDEPS_{name}": value for name in names})
     assert config.pack == ()
     assert config.directory == DIRECTORY == "/tmp/lazydeps"
@@ -19,6 +19,7 @@ def test_defaults(value: str | None) -> None:
     assert config.timeout is None
     assert config.connections == CONNECTIONS == 6
     assert config.socket_timeout == SOCKET_TIMEOUT
+    assert config.children
 
 
 def test_everything_set() -> None:
@@ -30,11 +31,12 @@ def test_everything_set() -> None:
             "LAZYDEPS_ALLOW_UNPINNED": "1",
             "LAZYDEPS_TIMEOUT": "2.5",
             "LAZYDEPS_CONNECTIONS": "12",
+            "LAZYDEPS_CHILDREN": "0",
         }
     )
     assert config.pack == ("s3://b/1#root=x", "s3://b/2")
     assert (config.directory, config.allow_unpinned, config.timeout) == ("/mnt/packs", True, 2.5)
-    assert (config.connections, config.socket_timeout) == (12, 2.5)
+    assert (config.connections, config.socket_timeout, config.children) == (12, 2.5, False)
 
 
 @pytest.mark.parametrize(
@@ -51,6 +53,7 @@ def test_everything_set() -> None:
         ("LAZYDEPS_CONNECTIONS", "65"),
         ("LAZYDEPS_CONNECTIONS", "2.0"),
         ("LAZYDEPS_CONNECTIONS", "²"),
+        ("LAZYDEPS_CHILDREN", "no"),
     ],
 )
 def test_values_that_cannot_be(name: str, value: str) -> None:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
-    {"errors", "_digest"},
+    {"errors", "_digest", "_children"},
     {"_ref", "_config", "_retry", "_deadline", "events"},
     {"_pack", "_sources"},
     {"_store", "_fetch", "_target"},

@@ -42,7 +42,16 @@ class Limits:
 class Config:
     """The settings of one `lazydeps.load`. Nothing changes one; `replace` makes another."""
 
-    __slots__ = ("allow_unpinned", "connections", "directory", "limits", "pack", "socket_timeout", "timeout")
+    __slots__ = (
+        "allow_unpinned",
+        "children",
+        "connections",
+        "directory",
+        "limits",
+        "pack",
+        "socket_timeout",
+        "timeout",
+    )
 
     def __init__(
         self,
@@ -52,6 +61,7 @@ class Config:
         allow_unpinned: bool = False,
         timeout: float | None = None,
         connections: int = CONNECTIONS,
+        children: bool = True,
         socket_timeout: float = SOCKET_TIMEOUT,
         limits: Limits | None = None,
     ) -> None:
@@ -65,6 +75,8 @@ class Config:
         """Seconds that a load may take as a whole, or None."""
         self.connections = connections
         """How many connections a worker keeps open."""
+        self.children = children
+        """Whether child processes are to find the packs too."""
         self.socket_timeout = socket_timeout if timeout is None else min(socket_timeout, timeout)
         """Seconds for a connect, and for each wait for bytes; never longer than `timeout`."""
         self.limits = Limits() if limits is None else limits
@@ -77,7 +89,7 @@ class Config:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Config:
-        """Read ``LAZYDEPS_PACK``, ``_DIR``, ``_ALLOW_UNPINNED``, ``_TIMEOUT`` and ``_CONNECTIONS``.
+        """Read ``LAZYDEPS_PACK``, ``_DIR``, ``_ALLOW_UNPINNED``, ``_TIMEOUT``, ``_CONNECTIONS`` and ``_CHILDREN``.
 
         A variable that is set to nothing counts as not set.
 
@@ -90,6 +102,9 @@ class Config:
         unpinned = environ.get("LAZYDEPS_ALLOW_UNPINNED") or "0"
         if unpinned not in ("0", "1"):
             raise _wrong("LAZYDEPS_ALLOW_UNPINNED", unpinned, "1 to allow references without a root, or 0")
+        children = environ.get("LAZYDEPS_CHILDREN") or "1"
+        if children not in ("0", "1"):
+            raise _wrong("LAZYDEPS_CHILDREN", children, "0 to leave child processes alone, or 1")
         timeout = connections = None
         if text := environ.get("LAZYDEPS_TIMEOUT"):
             try:
@@ -108,6 +123,7 @@ class Config:
             allow_unpinned=unpinned == "1",
             timeout=timeout,
             connections=CONNECTIONS if connections is None else connections,
+            children=children == "1",
         )
 
 

@@ -8,14 +8,25 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    NamespaceLoader,
+    PathFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 
 from ._worker import is_worker_thread
 from .errors import LazydepsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from importlib.metadata import Distribution, DistributionFinder
     from importlib.readers import FileReader
     from types import CodeType, ModuleType
@@ -49,7 +60,15 @@ class PackFinder:
         """
         if fullname in _NEVER or is_worker_thread():
             return None  # a worker that waited for its own work would wait for ever
-        if path is None:
+        spec = self._find_spec(fullname, path)
+        if spec is not None and spec.loader is None and spec.submodule_search_locations is not None:
+            # The path of a namespace package: what `sys.path` gains later joins it, and `importlib.resources` reads it.
+            portions = NamespaceLoader(fullname, spec.submodule_search_locations, self._find_spec)
+            spec.submodule_search_locations = portions._path  # type: ignore[attr-defined]
+        return spec
+
+    def _find_spec(self, fullname: str, path: Sequence[str] | None) -> ModuleSpec | None:
+        if path is None or "." not in fullname:
             return self._find_top_level(fullname)
         tail = fullname.rpartition(".")[2]
         portions: list[str] = []
@@ -108,8 +127,75 @@ class PackFinder:
             for session in self.sessions:
                 yield from find_distributions(session, None if context is None else context.name)
 
+    def entry_finder(self, path: str) -> PackEntry:
+        """Return what stands in `sys.path_importer_cache` for a folder of a pack; `sys.path_hooks` has this method.
+
+        Raises:
+            ImportError: the folder is none of a pack's.
+        """
+        for session in self.sessions:
+            if f"{path}/".startswith(session.tree + "/"):
+                return PackEntry(session, path)
+        raise ImportError
+
+    def uninstall(self) -> None:
+        """Leave the import system as it was."""
+        self.sessions = ()
+        for places in (sys.meta_path, sys.path_hooks):
+            for place in (self, self.entry_finder):
+                if place in places:
+                    places.remove(place)  # type: ignore[arg-type]
+        for path, found in tuple(sys.path_importer_cache.items()):
+            if isinstance(found, PackEntry):
+                del sys.path_importer_cache[path]
+
     def invalidate_caches(self) -> None:
         """Do nothing: a pack's index never changes. `importlib.invalidate_caches` calls it."""
+
+
+class PackEntry:
+    """The path entry finder of a folder in a pack: `pkgutil` lists its modules by it.
+
+    `PackFinder` has been asked before, so imports come here for what programs write into packages, parsers for example.
+    """
+
+    def __init__(self, session: Session, folder: str) -> None:
+        self._session = session
+        self._inside = folder[len(session.tree) + 1 :].rstrip("/")
+        self._files = FileFinder(
+            folder,
+            (ExtensionFileLoader, EXTENSION_SUFFIXES),
+            (SourceFileLoader, SOURCE_SUFFIXES),
+            (SourcelessFileLoader, BYTECODE_SUFFIXES),
+        )
+        self.invalidate_caches = self._files.invalidate_caches
+
+    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Find a module of this folder, in the pack or on the disk."""
+        name = fullname.rpartition(".")[2]
+        found = _find(self._session, fullname, f"{self._inside}/{name}" if self._inside else name)
+        return found if isinstance(found, ModuleSpec) else self._files.find_spec(fullname, target)
+
+    def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
+        """Yield the names of the modules here and whether each is a package, as `pkgutil.iter_modules` wants them."""
+        from inspect import getmodulename
+        from pkgutil import iter_importer_modules  # type: ignore[attr-defined]
+
+        found = dict(iter_importer_modules(self._files))
+        start = f"{self._inside}/" if self._inside else ""
+        for section in (_root(self._session).boot, self._session.rest()):
+            for path in section.paths:
+                if not path.startswith(start):
+                    continue
+                parts = path[len(start) :].replace("__pycache__/", "", 1).removesuffix(_TAG).split("/")
+                name = parts[0] if len(parts) > 1 or path.endswith(_TAG) else getmodulename(parts[0])
+                if len(parts) == 2 and (parts[1] == "__init__" or getmodulename(parts[1]) == "__init__"):
+                    found[parts[0]] = True
+                elif len(parts) == 1 and name and name != "__init__":
+                    found.setdefault(name, False)
+        for name in sorted(found):
+            if "." not in name:
+                yield prefix + name, found[name]
 
 
 def own_path() -> list[str]:
@@ -169,7 +255,7 @@ def _find(session: Session, fullname: str, base: str) -> ModuleSpec | list[str]:
     if spec is not None:
         return spec
     if base in root.namespaces:
-        return [f"{session.tree}/{base}"]
+        return [_folder(session, base)]
     if base in root.absent:
         return []
     with _ImportLockReleased():
@@ -179,8 +265,19 @@ def _find(session: Session, fullname: str, base: str) -> ModuleSpec | list[str]:
         return spec
     folder = base + "/"
     if any(path.startswith(folder) for section in (root.boot, rest) for path in section.paths):
-        return [f"{session.tree}/{base}"]  # any folder is a namespace package to Python
+        return [_folder(session, base)]  # any folder is a namespace package to Python
     return []
+
+
+def _folder(session: Session, base: str) -> str:
+    """Return a folder of the tree, which is there if nothing of it has landed yet: resource readers insist on that."""
+    folder = f"{session.tree}/{base}"
+    if os.path.isdir(session.tree):  # else somebody has removed it, and a worker has to notice
+        try:
+            os.makedirs(folder, 0o700, exist_ok=True)
+        except OSError:
+            pass
+    return folder
 
 
 def _find_in(session: Session, section: Section, fullname: str, base: str) -> ModuleSpec | None:
@@ -258,6 +355,7 @@ class PackLoader(SourceFileLoader):
     def get_resource_reader(self, name: str | None = None) -> FileReader:
         """Return the reader behind `importlib.resources`, once the data files it shows are there."""
         self._session.need_data(name or self.name)
+        _folder(self._session, os.path.dirname(self.path)[len(self._session.tree) + 1 :])
         return super().get_resource_reader(name)
 
 

@@ -5,8 +5,9 @@ Their names come from the root; ``METADATA`` and its neighbours land when they a
 
 from __future__ import annotations
 
+import csv
 import re
-from importlib.metadata import Distribution, PathDistribution
+from importlib.metadata import Distribution, FileHash, PackagePath, PathDistribution
 from pathlib import Path
 
 TYPE_CHECKING = False
@@ -15,6 +16,22 @@ if TYPE_CHECKING:
     from os import PathLike
 
     from ._session import Session
+
+
+class PackedPath(PackagePath):
+    """A file of a distribution, which lands when it is read."""
+
+    dist: PackDistribution
+
+    def read_text(self, encoding: str = "utf-8") -> str:
+        """Return the file's text."""
+        self.dist.bring(self)
+        return super().read_text(encoding)
+
+    def read_binary(self) -> bytes:
+        """Return the file's bytes."""
+        self.dist.bring(self)
+        return super().read_binary()
 
 
 class PackDistribution(PathDistribution):
@@ -29,6 +46,25 @@ class PackDistribution(PathDistribution):
         """Return the text of a file of the dist-info folder, or None where there is none."""
         self._session.need_path(f"{self._folder}/{filename}")
         return super().read_text(filename)
+
+    @property
+    def files(self) -> list[PackagePath] | None:
+        """Every file that RECORD names, landed or not; None without a RECORD."""
+        record = self.read_text("RECORD")
+        if record is None:
+            return None
+        return [self._path_of(*row) for row in csv.reader(record.splitlines())]
+
+    def _path_of(self, name: str, digest: str = "", size: str = "") -> PackedPath:
+        path = PackedPath(name)
+        path.hash = FileHash(digest) if digest else None
+        path.size = int(size) if size else None
+        path.dist = self
+        return path
+
+    def bring(self, path: PackagePath) -> None:
+        """Wait until a file is in place."""
+        self._session.need_path(str(path))
 
 
 def find_distributions(session: Session, name: str | None) -> Iterator[Distribution]:

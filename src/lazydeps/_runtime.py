@@ -25,6 +25,8 @@ _sessions: dict[Ref, Session] = {}
 _finder: PackFinder | None = None
 _loading = RLock()
 """Held while packs are added or taken away, so that threads that load one pack share its session, and one finder."""
+_resting: Loading | None = None
+"""Whose block has switched the garbage collector off."""
 
 
 class Loading:
@@ -37,12 +39,14 @@ class Loading:
 
     def __init__(self, sessions: tuple[Session, ...]) -> None:
         self._sessions = sessions
-        self._collected = False
+        self._depth = 0
 
     def __enter__(self) -> Loading:
+        global _resting
+        self._depth += 1
         # Without packs the block is the user's own business.
         if self._sessions and gc.isenabled():
-            self._collected = True
+            _resting = self
             gc.disable()
         return self
 
@@ -60,8 +64,8 @@ class Loading:
             if kind is not None:
                 for session in self._sessions:
                     session.stop()
-            if self._collected:
-                self._collected = False
+            self._depth -= 1
+            if self._depth == 0 and _resting is self:
                 _collect_again()
 
     def wait(self, *, complete: bool = False) -> None:
@@ -92,7 +96,8 @@ def load(
             The first pack that has a module wins. A pack that is loaded already is not loaded again.
         directory: where the stores are. None: ``LAZYDEPS_DIR``, else ``/tmp/lazydeps``.
         timeout: seconds that all of it may take. None: ``LAZYDEPS_TIMEOUT``, else no limit but those of each request.
-        environ: stands in for `os.environ`.
+        environ: stands in for `os.environ`. Child processes inherit that one and not this, so with a mapping of your
+            own these packs are not passed on to them.
 
     Returns:
         A context manager. Leaving it waits for the boot and data sets.
@@ -130,6 +135,11 @@ def load(
         _finder.sessions = tuple(_sessions.values())
         if _finder not in sys.meta_path:
             sys.meta_path.insert(_place(), _finder)
+            sys.path_hooks.insert(0, _finder.entry_finder)
+        if config.children and environ is os.environ:
+            from . import _children
+
+            _children.tell([(str(session.ref), session.store.directory) for session in known.values()])
     return Loading(tuple(known.values()))
 
 
@@ -154,12 +164,13 @@ def report() -> Report:
 def uninstall() -> None:
     """Take the finder away and end the workers. Modules that are imported stay; the stores stay on the disk."""
     if _finder is not None:
-        if _finder in sys.meta_path:
-            sys.meta_path.remove(_finder)
-        _finder.sessions = ()
+        _finder.uninstall()
     for session in tuple(_sessions.values()):
         session.close()
     _sessions.clear()
+    from . import _children
+
+    _children.forget()
 
 
 def lazy(name: str) -> ModuleType:
@@ -184,6 +195,8 @@ def _collect_again() -> None:
     The young objects would all be visited at the next allocation. Frozen and thawed at once, they stand among the old
     ones, where the next full collection finds them, without one of them having been looked at.
     """
+    global _resting
+    _resting = None
     if gc.get_freeze_count() < FROZEN:  # else thawing would undo what somebody froze on purpose
         gc.freeze()
         gc.unfreeze()
@@ -191,9 +204,10 @@ def _collect_again() -> None:
 
 
 def _place() -> int:
-    """Return where in `sys.meta_path` the finder belongs: just before the path finder."""
+    """Return where in `sys.meta_path` the finder belongs: before the path finder."""
     for place, finder in enumerate(sys.meta_path):
-        if getattr(finder, "__name__", "") == "PathFinder":
+        # In a child, what it inherits comes after what it loads itself.
+        if getattr(finder, "__name__", "") in ("PathFinder", "lazydeps.Inherited"):
             return place
     return len(sys.meta_path)
 
@@ -206,6 +220,8 @@ def _after_fork() -> None:
     forget_parent()
     for session in _sessions.values():
         session.after_fork()
+    if _resting is not None:
+        _collect_again()  # this process may never leave the block that it was forked in
 
 
 def loaded_refs() -> tuple[str, ...]:

@@ -396,7 +396,7 @@ class Session:
         self._deadline = None if seconds is None else time.monotonic() + seconds
         host_for = ThreadHost if threads or not fork_is_safe() else ForkHost
         if host_for is ThreadHost:
-            # Imported here, not in the worker's threads: this one may hold the lock of a packed module of that name. And
+            # Imported here, not in a worker's thread: this one may hold the lock of a packed module of that name. And
             # where somebody forks while another thread imports a module, nobody can import that one in the child.
             with WorkerThread():
                 import fcntl  # noqa: F401
