@@ -1,1 +1,1 @@
-"""Other projects' test suites, run from a plain installation and from a pack, and compared test by test: `make compat`."""
+"""Other projects' test suites, run from an installation and from a pack, and compared: `make compat`."""

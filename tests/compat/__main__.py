@@ -125,7 +125,8 @@ def tell(one: dict[str, Any]) -> None:
     seconds = one["seconds"]
     alike = ", ".join(f"{count} {name}" for name, count in one["equal"].items())
     print(
-        f"{time.strftime('%H:%M:%S')} {one['project']} {one['version']}: {one['suite']}: {one['compared']} tests ({alike}), "
+        f"{time.strftime('%H:%M:%S')} {one['project']} {one['version']}, {one['suite']}: "
+        f"{one['compared']} tests ({alike}), "
         f"{len(one['differences'])} differ; plain {seconds['plain']} s, packed {seconds['packed']} s: {mark}",
         flush=True,
     )

@@ -27,7 +27,7 @@ class Recorder:
     """A pytest plugin that writes each test's name and outcome, and leaves out what it is told to."""
 
     def __init__(self, path: str, bases: list[str], only: list[str] | None, leave_out: list[str]) -> None:
-        self._file = open(path, "a", encoding="utf-8", buffering=1)
+        self._file = open(path, "a", encoding="utf-8", buffering=1)  # noqa: SIM115 - as long as the process lives
         # The longest first: one may lie in another.
         self._bases = sorted({form + "/" for base in bases for form in (base, os.path.realpath(base))}, key=len)[::-1]
         self._only = None if only is None else set(only)
@@ -98,21 +98,23 @@ def _text(report: Any) -> str:
 def import_plainly(settings: dict[str, Any]) -> str:
     """Run the import statements from site-packages, and return that folder."""
     base = sysconfig.get_path("purelib")
-    exec(settings["imports"], {})  # noqa: S102
+    exec(settings["imports"], {})
     return base
 
 
 def import_packed(settings: dict[str, Any]) -> str:
-    """Run the import statements while the pack streams, and return the folder in the store that stands for site-packages."""
+    """Run the import statements while the pack streams, and return the folder that stands for site-packages."""
     for name in settings["modules"]:
         top = name.partition(".")[0]
         found = importlib.machinery.PathFinder.find_spec(top)
         # A namespace's other portions may lie among the suite's tools; the module itself may not.
-        assert found is None or found.loader is None, f"{top} is installed here, so the pack's would prove nothing: {found}"
+        assert found is None or found.loader is None, (
+            f"{top} is installed here, so the pack's would prove nothing: {found}"
+        )
     sys.path.append(settings["runtime"])
     lazydeps = importlib.import_module("lazydeps")
     with lazydeps.load(settings["ref"]):
-        exec(settings["imports"], {})  # noqa: S102
+        exec(settings["imports"], {})
     if settings["complete"]:
         lazydeps.wait(complete=True)
     (pack,) = lazydeps.report().as_dict()["packs"]
@@ -120,9 +122,9 @@ def import_packed(settings: dict[str, Any]) -> str:
 
 
 def strays(base: str) -> list[str]:
-    """Return the modules below ``base`` that something else than the pack's loaders has brought.
+    """Return the modules below ``base`` that Python's own loaders have brought, as if they were installed there.
 
-    pytest loads test modules and conftests itself, from their sources, to rewrite their assertions.
+    Others may: pytest loads test modules itself, to rewrite their assertions, and setuptools its own `distutils`.
     """
     found = []
     for name, module in list(sys.modules.items()):
@@ -130,7 +132,7 @@ def strays(base: str) -> list[str]:
         if isinstance(path, str) and path.startswith(base + "/"):
             spec = getattr(module, "__spec__", None)
             loader = type(getattr(spec, "loader", None)).__name__
-            if loader not in ("PackLoader", "PackExtensionLoader", "AssertionRewritingHook"):
+            if loader in ("SourceFileLoader", "SourcelessFileLoader", "ExtensionFileLoader"):
                 found.append(f"{name} ({loader})")
     return sorted(found)
 
@@ -139,12 +141,14 @@ def main(path: str) -> int:
     """Run the suite that the settings describe, and return pytest's exit code."""
     with open(path, encoding="utf-8") as file:
         settings = json.load(file)
-    del sys.path[0]  # this program's own folder
+
     base = (import_packed if settings["ref"] else import_plainly)(settings)
     for name in settings["modules"]:
         origin = importlib.import_module(name).__file__
         assert origin is not None, name
-        assert os.path.realpath(origin).startswith(os.path.realpath(base) + "/"), f"{name} came from {origin}, not {base}"
+        assert os.path.realpath(origin).startswith(os.path.realpath(base) + "/"), (
+            f"{name} came from {origin}, not {base}"
+        )
     root = settings["root"] or base
     recorder = Recorder(settings["results"], [base, root], settings["only"], settings["leave_out"])
     import pytest
@@ -152,6 +156,7 @@ def main(path: str) -> int:
     arguments = [
         *("-p", "no:cacheprovider", "-c", settings["ini"], f"--rootdir={root}", f"--confcutdir={root}"),
         *(f"--import-mode={settings['import_mode']}", "-q", "--tb=short", "--color=no", "--no-header"),
+        "--continue-on-collection-errors",
         *(argument.replace("{root}", root) for argument in settings["arguments"]),
     ]
     code = int(pytest.main(arguments, plugins=[recorder]))

@@ -73,9 +73,7 @@ def tests(kit: Workshop, suite: Suite) -> Path | None:
     if suite.where == "uses":
         return USES
     parts = [f"{source}={name}" for source, name in suite.folders.items()]
-    return finished(
-        kit.folder("tests", suite.sdist, *parts) / "tests", lambda partial: _unpack(kit, suite, partial)
-    )
+    return finished(kit.folder("tests", suite.sdist, *parts) / "tests", lambda partial: _unpack(kit, suite, partial))
 
 
 def _unpack(kit: Workshop, suite: Suite, folder: Path) -> None:

@@ -41,8 +41,9 @@ class Suite:
     what: str
     """What they are, in a few words."""
     where: str
-    """``wheel``: they lie in the pack, which is then waited for as a whole. ``sdist``: they are taken out of the project's
-    source distribution, ``uses``: they are ours, in ``uses/``; both lie outside of the pack, which only streams."""
+    """``wheel``: they lie in the pack, which is then waited for as a whole. ``sdist``: they are taken out of the
+    project's source distribution; ``uses``: they are ours, in ``uses/``. Both lie outside of the pack, which only
+    streams."""
     select: tuple[str, ...]
     """Modules for pytest's ``--pyargs`` (wheel), or files."""
     sdist: str = ""
@@ -54,7 +55,7 @@ class Suite:
     ini: tuple[str, ...] = ()
     """Lines of pytest's configuration that the suite relies on."""
     import_mode: str = "append"
-    """``append`` lets nothing but the pack's finder answer first; ``prepend`` where a suite's folder is named ``test``."""
+    """``append``: nothing but the pack's finder answers first. ``prepend``: for a suite in a folder named ``test``."""
     timeout: float = 600.0
     """Seconds for one way."""
     left_out: tuple[LeftOut, ...] = ()
@@ -105,12 +106,16 @@ def _suite(table: dict[str, Any]) -> Suite:
     if suite.where not in WAYS:
         raise ValueError(f"{suite.what}: `where` is one of {', '.join(WAYS)}; found {suite.where!r}")
     if (suite.where == "sdist") != bool(suite.sdist and suite.folders):
-        raise ValueError(f"{suite.what}: `sdist` and `folders` belong to suites from a source distribution, and to no others")
+        raise ValueError(
+            f"{suite.what}: `sdist` and `folders` belong to suites from a source distribution, and to no others"
+        )
     return suite
 
 
 def _record(kind: Any, table: Mapping[str, Any]) -> Any:
     known = {one.name for one in fields(kind)}
     if unknown := set(table) - known:
-        raise ValueError(f"{table}: unknown {', '.join(sorted(unknown))}; a {kind.__name__} has {', '.join(sorted(known))}")
+        raise ValueError(
+            f"{table}: unknown {', '.join(sorted(unknown))}; a {kind.__name__} has {', '.join(sorted(known))}"
+        )
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in table.items()})

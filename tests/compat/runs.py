@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -114,7 +115,7 @@ def run(ready: Ready, folder: Path, *, packed: bool, only: Collection[str] | Non
             stdin=subprocess.DEVNULL,
             stdout=words,
             stderr=subprocess.STDOUT,
-            cwd=folder / "tmp",
+            cwd=root or folder / "tmp",  # suites from a source distribution name files from their root
             env=environ(folder, server.endpoint),
             start_new_session=True,
         )
@@ -172,7 +173,7 @@ def read(folder: Path, code: int | None, seconds: float) -> Ran:
     if end is None:
         how = "did not end in time" if code is None else f"ended with {_exit(code)}"
         broken = f"the run {how}" + (f" in {begun}" if begun else "") + f":\n{_last_words(folder)}"
-    elif end["code"] not in (0, 1, 2):  # 2: files that could not be collected; each is an outcome of its own
+    elif end["code"] not in (0, 1):
         broken = f"pytest ended with {end['code']}:\n{_last_words(folder)}"
     elif not outcomes:
         broken = f"no test ran:\n{_last_words(folder)}"
@@ -197,8 +198,6 @@ def _exit(code: int) -> str:
 
 def _end(process: subprocess.Popen[bytes]) -> None:
     """End the run's whole group: a suite may leave processes of its own."""
-    try:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
     process.wait()

@@ -50,9 +50,20 @@ def line(project: Project, suite: Suite, verdict: Verdict, plain: Ran, packed: R
 def not_run(project: Project, suite: Suite, reason: str) -> dict[str, Any]:
     """Return the line of a suite that could not be run."""
     return {
-        **{"project": project.name, "version": project.version, "suite": suite.what, "where": suite.where},
-        **{"good": False, "compared": 0, "equal": {}, "failed_alike": [], "differences": [], "left_out": []},
-        **{"problems": [reason], "stale": [], "modules": 0, "seconds": {"plain": 0.0, "packed": 0.0}},
+        "project": project.name,
+        "version": project.version,
+        "suite": suite.what,
+        "where": suite.where,
+        "good": False,
+        "compared": 0,
+        "equal": {},
+        "failed_alike": [],
+        "differences": [],
+        "left_out": [],
+        "problems": [reason],
+        "stale": [],
+        "modules": 0,
+        "seconds": {"plain": 0.0, "packed": 0.0},
     }
 
 
@@ -89,7 +100,9 @@ def rows(lines: Sequence[dict[str, Any]]) -> list[str]:
 def _differences(one: dict[str, Any]) -> str:
     reasons: dict[str, int] = {}
     for difference in one["differences"]:
-        why = difference["why"] or ("does not end alike twice even when installed" if difference["unsteady"] else "**unexplained**")
+        why = difference["why"] or (
+            "does not end alike twice even when installed" if difference["unsteady"] else "**unexplained**"
+        )
         reasons[why] = reasons.get(why, 0) + 1
     words = [f"{count}: {_cell(why)}" for why, count in reasons.items()]
     if one["problems"]:
