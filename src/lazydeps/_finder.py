@@ -8,14 +8,24 @@ from __future__ import annotations
 
 import os
 import sys
-from importlib.machinery import EXTENSION_SUFFIXES, ExtensionFileLoader, ModuleSpec, PathFinder, SourceFileLoader
+from importlib.machinery import (
+    BYTECODE_SUFFIXES,
+    EXTENSION_SUFFIXES,
+    SOURCE_SUFFIXES,
+    ExtensionFileLoader,
+    FileFinder,
+    ModuleSpec,
+    PathFinder,
+    SourceFileLoader,
+    SourcelessFileLoader,
+)
 
 from ._worker import is_worker_thread
 from .errors import LazydepsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from importlib.metadata import Distribution, DistributionFinder
     from importlib.readers import FileReader
     from types import CodeType, ModuleType
@@ -111,6 +121,97 @@ class PackFinder:
     def invalidate_caches(self) -> None:
         """Do nothing: a pack's index never changes. `importlib.invalidate_caches` calls it."""
 
+    # -- folders of a pack on a path
+
+    def install_hook(self) -> None:
+        """Answer for folders of the packs that stand on `sys.path`, or that `pkgutil` walks over."""
+        if self._hook not in sys.path_hooks:
+            sys.path_hooks.insert(0, self._hook)
+        self._forget_folders()  # somebody may have looked there before the pack was loaded
+
+    def remove_hook(self) -> None:
+        """Leave such folders to Python's own finder again."""
+        if self._hook in sys.path_hooks:
+            sys.path_hooks.remove(self._hook)
+        self._forget_folders()
+
+    def _hook(self, path: str) -> FolderFinder:
+        for session in self.sessions:
+            if path == session.tree or path.startswith(session.tree + "/"):
+                return FolderFinder(session, path)
+        raise ImportError(f"{path} is in no pack", path=path)  # as a path hook says it: the next one may
+
+    def _forget_folders(self) -> None:
+        trees = tuple(session.tree for session in self.sessions)
+        for path in list(sys.path_importer_cache):
+            if path.startswith(trees):
+                del sys.path_importer_cache[path]
+
+
+class FolderFinder:
+    """The path entry finder (PEP 302) for a folder of a pack's tree.
+
+    Some packages put a folder of theirs on `sys.path`: OpenCV to find its own extension, setuptools for what it
+    vendors. What the pack has there is found before it has landed; what somebody wrote there, by Python's own finder.
+    """
+
+    def __init__(self, session: Session, path: str) -> None:
+        self._session = session
+        self._folder = path[len(session.tree) + 1 :].rstrip("/")
+        self._disk = FileFinder(
+            path,
+            (ExtensionFileLoader, EXTENSION_SUFFIXES),
+            (SourceFileLoader, SOURCE_SUFFIXES),
+            (SourcelessFileLoader, BYTECODE_SUFFIXES),
+        )
+
+    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
+        """Find a module in this folder; see `PackFinder.find_spec`."""
+        if fullname in _NEVER or is_worker_thread():
+            return None
+        tail = fullname.rpartition(".")[2]
+        # The root knows what lies at the top; below it, the answer may have to wait for the index.
+        if self._folder or tail in _root(self._session).top_level:
+            found = _find(self._session, fullname, f"{self._folder}/{tail}" if self._folder else tail)
+            if isinstance(found, ModuleSpec):
+                return found
+            if found:
+                spec = ModuleSpec(fullname, None, is_package=True)
+                spec.submodule_search_locations = found
+                return spec
+        return self._disk.find_spec(fullname, target)
+
+    def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
+        """Yield name and whether it is a package, for `pkgutil.iter_modules`: what the pack has, landed or not."""
+        # Whoever calls this has imported pkgutil.
+        from pkgutil import iter_importer_modules  # type: ignore[attr-defined]  # it has no stub
+
+        modules = dict(iter_importer_modules(self._disk))
+        folder = f"{self._folder}/" if self._folder else ""
+        for section in (_root(self._session).boot, self._session.rest()):
+            for path in section.paths:
+                if path.startswith(folder):
+                    entry, _, below = path[len(folder) :].partition("/")
+                    if not below and (name := _module_name(entry)) not in ("", "__init__"):
+                        modules.setdefault(name, False)
+                    elif _module_name(below) == "__init__" and "." not in entry:
+                        modules[entry] = True
+        for name in sorted(modules):
+            yield prefix + name, modules[name]
+
+    def invalidate_caches(self) -> None:
+        """Forget what the disk held. `importlib.invalidate_caches` calls it."""
+        self._disk.invalidate_caches()
+
+
+def _module_name(file: str) -> str:
+    """Return the module that a file of this name is; nothing if it is none."""
+    for suffix in (*EXTENSION_SUFFIXES, ".py"):
+        name = file.removesuffix(suffix)
+        if name != file:
+            return "" if "." in name or "/" in name else name
+    return ""
+
 
 def own_path() -> list[str]:
     """Return the entries of `sys.path` that hold the function's own code.
@@ -123,9 +224,11 @@ def own_path() -> list[str]:
     for entry in sys.path:
         if not isinstance(entry, str):
             continue
-        if entry == library or entry.endswith(f"python{sys.version_info[0]}{sys.version_info[1]}.zip"):
+        if entry == library:
             break
-        if entry.rstrip("/") != runtime.rstrip("/"):
+        # The standard library's zip comes first of all under `python -P`; what a package then inserts stands behind it.
+        zipped = entry.endswith(f"python{sys.version_info[0]}{sys.version_info[1]}.zip")
+        if not zipped and entry.rstrip("/") != runtime.rstrip("/"):
             entries.append(entry)
     return entries
 

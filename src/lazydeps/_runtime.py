@@ -124,6 +124,7 @@ def load(
         _finder = PackFinder()
         os.register_at_fork(after_in_child=_after_fork)
     _finder.sessions = tuple(_sessions.values())
+    _finder.install_hook()
     if _finder not in sys.meta_path:
         sys.meta_path.insert(_place(), _finder)
     return Loading(tuple(known.values()))
@@ -152,6 +153,7 @@ def uninstall() -> None:
     if _finder is not None:
         if _finder in sys.meta_path:
             sys.meta_path.remove(_finder)
+        _finder.remove_hook()
         _finder.sessions = ()
     for session in tuple(_sessions.values()):
         session.stop()
