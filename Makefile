@@ -2,7 +2,7 @@
 # The work is in noxfile.py; this file only brings nox and uv.
 
 .DEFAULT_GOAL := help
-.PHONY: help test lint demo bench format clean
+.PHONY: help test lint demo bench compat format clean
 
 PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
@@ -24,6 +24,9 @@ demo: $(TOOLS)/.made ## Show a science stack imported by a cold handler while it
 
 bench: $(TOOLS)/.made ## Measure cold starts beside a warm local import and other loaders; report in build/bench
 	@$(NOX) --session bench
+
+compat: $(TOOLS)/.made ## Run other projects' test suites from packs and installed, and compare; report in build/compat
+	@$(NOX) --session compat
 
 format: $(TOOLS)/.made ## Lay out the code and apply the safe fixes
 	@$(NOX) --session format

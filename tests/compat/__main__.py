@@ -36,16 +36,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     tools, known = projects.load()
     parser = argparse.ArgumentParser(prog="python -m tests.compat", description=__doc__.partition("\n")[0])
     parser.add_argument("projects", nargs="*", metavar="PROJECT", help=f"of {', '.join(known)} (default: all)")
-    parser.add_argument("--suite", help="only suites whose description contains this")
+    parser.add_argument("--suite", default="", help="only suites whose description contains this")
+    parser.add_argument("--judge-only", action="store_true", help="run nothing: judge what the last runs left")
     parser.add_argument("--out", type=Path, default=OUT, help="where everything goes (default: build/compat)")
     parser.add_argument("--write-docs", action="store_true", help=f"also the table in {DOCUMENT.relative_to(ROOT)}")
     options = parser.parse_args(arguments)
     if unknown := set(options.projects) - set(known):
         parser.error(f"no such project: {', '.join(sorted(unknown))}")
+    options.out = options.out.resolve()
     if options.write_docs and (options.projects or options.suite):
         parser.error("--write-docs wants the whole, not some projects")
     try:
-        lines = run_all([known[name] for name in options.projects or known], tools, options.out, options.suite)
+        chosen = [known[name] for name in options.projects or known]
+        lines = run_all(chosen, tools, options.out, options.suite, judge_only=options.judge_only)
     except KeyboardInterrupt:
         return 130
     if not lines:
@@ -60,9 +63,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def run_all(
-    chosen: Sequence[projects.Project], tools: Sequence[str], out: Path, wanted: str | None = None
+    chosen: Sequence[projects.Project], tools: Sequence[str], out: Path, wanted: str = "", *, judge_only: bool = False
 ) -> list[dict[str, Any]]:
-    """Run the suites of some projects, and return a line for each."""
+    """Run the suites of some projects, or read what their last runs left, and return a line for each."""
     interpreter = probe(sys.executable)
     if interpreter is None:
         raise SystemExit(f"{sys.executable} cannot be what packs are made for")
@@ -71,11 +74,13 @@ def run_all(
     lines = []
     for project in chosen:
         for number, suite in enumerate(project.suites):
-            if wanted is not None and wanted not in suite.what:
+            if wanted not in suite.what:
                 continue
             folder = out / "runs" / f"{project.name}-{number}"
             try:
-                one = run_suite(kit, project, suite, tools, folder)
+                if not judge_only:
+                    run_suite(kit, project, suite, tools, folder)
+                one = judge(kit, project, suite, tools, folder)
             except NotRun as error:
                 one = table.not_run(project, suite, str(error))
             lines.append(one)
@@ -85,12 +90,13 @@ def run_all(
 
 def run_suite(
     kit: Workshop, project: projects.Project, suite: projects.Suite, tools: Sequence[str], folder: Path
-) -> dict[str, Any]:
-    """Run one suite both ways, what differed twice more, and return the line that tells about it.
+) -> None:
+    """Run one suite both ways, and what differed twice more; everything that `judge` needs is left in the folder.
 
     Raises:
         NotRun: the pack, an environment or the tests cannot be had.
     """
+    shutil.rmtree(folder, ignore_errors=True)
     pack = materials.pack(kit, project)
     wheels = [f"{name}=={version}" for name, version in pack["distributions"].items()]
     packed = set(pack["distributions"])
@@ -103,20 +109,46 @@ def run_suite(
         packed_python=materials.environment(kit, tools=needed),
         tests=materials.tests(kit, suite),
     )
-    shutil.rmtree(folder, ignore_errors=True)
-    plain_runs, packed_runs = [], []
     only: list[str] | None = None
     for number in range(1 + REPEATS):
         with ThreadPoolExecutor(2) as executor:
-            plain = executor.submit(runs.run, ready, folder / f"plain-{number}", packed=False, only=only)
-            streamed = executor.submit(runs.run, ready, folder / f"packed-{number}", packed=True, only=only)
-            plain_runs.append(plain.result())
-            packed_runs.append(streamed.result())
-        only = compare.differing(plain_runs[0], packed_runs[0])
-        if not only or plain_runs[0].broken or packed_runs[0].broken:
+            ways = [
+                executor.submit(runs.run, ready, folder / f"{way}-{number}", packed=way == "packed", only=only)
+                for way in ("plain", "packed")
+            ]
+            plain, streamed = [way.result() for way in ways]
+        if number == 0:
+            only = compare.differing(plain, streamed)
+        if not only or plain.broken or streamed.broken:
             break
-    verdict = compare.judge(plain_runs, packed_runs, suite.differences)
-    return table.line(project, suite, verdict, plain_runs[0], packed_runs[0])
+    (folder / "what.json").write_text(json.dumps(_what_ran(kit, project, suite, tools)), encoding="utf-8")
+
+
+def judge(
+    kit: Workshop, project: projects.Project, suite: projects.Suite, tools: Sequence[str], folder: Path
+) -> dict[str, Any]:
+    """Compare the runs that a suite's folder holds, and return the line that tells about it.
+
+    Raises:
+        NotRun: the folder holds none, or those of other tests.
+    """
+    try:
+        ran = json.loads((folder / "what.json").read_text(encoding="utf-8"))
+    except OSError:
+        raise NotRun("it has not been run") from None
+    if ran != _what_ran(kit, project, suite, tools):
+        raise NotRun("projects.toml has changed what is run since the last run")
+    plain, packed = ([runs.read(one) for one in sorted(folder.glob(f"{way}-*"))] for way in ("plain", "packed"))
+    return table.line(project, suite, compare.judge(plain, packed, suite.differences), plain[0], packed[0])
+
+
+def _what_ran(kit: Workshop, project: projects.Project, suite: projects.Suite, tools: Sequence[str]) -> list[Any]:
+    """Return what a run's results depend on: all but the explanations and the words for it."""
+    facts = [kit.interpreter.version, project.requirements, project.imports, project.modules, [*tools, *project.tools]]
+    facts += [suite.where, suite.select, suite.sdist, suite.folders, suite.options, suite.ini, suite.import_mode]
+    facts += [[one.test for one in suite.left_out]]
+    plain: list[Any] = json.loads(json.dumps(facts, default=dict))
+    return plain
 
 
 def tell(one: dict[str, Any]) -> None:

@@ -126,10 +126,10 @@ def run(ready: Ready, folder: Path, *, packed: bool, only: Collection[str] | Non
         finally:
             _end(process)
         seconds = time.monotonic() - began
-    ran = read(folder, code, seconds)
     for path in scratch:
         shutil.rmtree(path, ignore_errors=True)
-    return ran
+    (folder / "end.json").write_text(json.dumps({"code": code, "seconds": seconds}), encoding="utf-8")
+    return read(folder)
 
 
 def environ(folder: Path, endpoint: str) -> dict[str, str]:
@@ -153,8 +153,10 @@ def environ(folder: Path, endpoint: str) -> dict[str, str]:
     }
 
 
-def read(folder: Path, code: int | None, seconds: float) -> Ran:
-    """Read what a run wrote; `code` is the process's exit code, None where it was ended."""
+def read(folder: Path) -> Ran:
+    """Read what a run left in its folder."""
+    facts = json.loads((folder / "end.json").read_text(encoding="utf-8"))
+    code, seconds = facts["code"], facts["seconds"]  # no code: it was ended
     outcomes: dict[str, Outcome] = {}
     begun, end = "", None
     path = folder / "results.jsonl"
