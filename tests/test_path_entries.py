@@ -26,16 +26,17 @@ before = list(sys.path)
 sys.path.insert(1, os.path.join(os.path.dirname(__file__), "inner"))
 outer = sys.modules.pop("native")
 real = importlib.import_module("native")
+import tomllib
 sys.modules["native"] = outer
 sys.path[:] = before
 VALUE = real.VALUE
 """,
     "native/inner/native.py": "VALUE = 'the inner one'\n",
+    "native/inner/tomllib.py": "raise ImportError('not the standard library')\n",
     # As setuptools: what is vendored stands last on the path, and is imported when somebody needs it.
     "vendor/__init__.py": "import os, sys\nsys.path.append(os.path.join(os.path.dirname(__file__), '_vendor'))\n",
     "vendor/_vendor/inside.py": "WHERE = 'vendored'\n",
     "vendor/_vendor/space/part.py": "PART = 1\n",
-    "vendor/_vendor/json.py": "raise ImportError('not the standard library')\n",
     "vendor/sub/__init__.py": "",
     "vendor/sub/deep.py": "",
     "vendor/plain.py": "",
@@ -63,9 +64,18 @@ def run(run_python: RunPython, pack: Written, code: str, *, flags: tuple[str, ..
 def test_a_package_finds_its_extension_through_the_path(
     run_python: RunPython, pack: Written, flags: tuple[str, ...]
 ) -> None:
-    """The way of OpenCV: a folder of the pack, early on `sys.path`, answers before the pack's own top level."""
-    code = "with loading:\n    import native\nprint(json.dumps([native.VALUE, type(native.real.__loader__).__name__]))"
-    assert run(run_python, pack, code, flags=flags) == ["the inner one", "PackLoader"]
+    """The way of OpenCV: a folder of the pack, second on `sys.path`, answers before the pack's own top level.
+
+    It hides nothing of the standard library. With ``-P`` what stands first is the standard library's zip.
+    """
+    code = """
+sys.path.remove(os.environ["PYTHONPATH"])
+with loading:
+    import native
+import tomllib
+print(json.dumps([native.VALUE, type(native.real.__loader__).__name__, tomllib.__file__ == native.tomllib.__file__]))
+"""
+    assert run(run_python, pack, code, flags=flags) == ["the inner one", "PackLoader", True]
 
 
 def test_a_vendored_module_that_has_not_landed_is_found(run_python: RunPython, pack: Written) -> None:
@@ -73,10 +83,10 @@ def test_a_vendored_module_that_has_not_landed_is_found(run_python: RunPython, p
     code = """
 with loading:
     import vendor
-import inside, space.part
-print(json.dumps([inside.WHERE, space.part.PART, type(inside.__loader__).__name__, json.__name__]))
+import space.part, inside  # the namespace first: when its folder is not there yet
+print(json.dumps([inside.WHERE, space.part.PART, type(inside.__loader__).__name__]))
 """
-    assert run(run_python, pack, code) == ["vendored", 1, "PackLoader", "json"]
+    assert run(run_python, pack, code) == ["vendored", 1, "PackLoader"]
 
 
 def test_an_installed_module_wins_over_one_later_on_the_path(
