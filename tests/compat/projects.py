@@ -99,7 +99,7 @@ def load(path: Path = FILE) -> tuple[tuple[str, ...], dict[str, Project]]:
 
 def _suite(table: dict[str, Any]) -> Suite:
     made = {
-        "differences": tuple(_record(Difference, one) for one in table.pop("difference", ())),
+        "differences": tuple(one for group in table.pop("difference", ()) for one in _differences(group)),
         "left_out": tuple(_record(LeftOut, one) for one in table.pop("left_out", ())),
     }
     suite: Suite = _record(Suite, {**table, **made})
@@ -110,6 +110,12 @@ def _suite(table: dict[str, Any]) -> Suite:
             f"{suite.what}: `sdist` and `folders` belong to suites from a source distribution, and to no others"
         )
     return suite
+
+
+def _differences(table: dict[str, Any]) -> list[Difference]:
+    """Return the differences of one table: ``test`` may be a list of tests that differ for one reason."""
+    named = table["test"]
+    return [_record(Difference, {**table, "test": test}) for test in ([named] if isinstance(named, str) else named)]
 
 
 def _record(kind: Any, table: Mapping[str, Any]) -> Any:

@@ -116,7 +116,7 @@ def run(ready: Ready, folder: Path, *, packed: bool, only: Collection[str] | Non
             stdout=words,
             stderr=subprocess.STDOUT,
             cwd=root or folder / "tmp",  # suites from a source distribution name files from their root
-            env=environ(folder, server.endpoint),
+            env=environ(folder, server.endpoint, python.parent),
             start_new_session=True,
         )
         try:
@@ -132,10 +132,10 @@ def run(ready: Ready, folder: Path, *, packed: bool, only: Collection[str] | Non
     return read(folder)
 
 
-def environ(folder: Path, endpoint: str) -> dict[str, str]:
-    """Return the environment of a run: the same in both ways, and nothing of the user's but PATH."""
+def environ(folder: Path, endpoint: str, scripts: Path) -> dict[str, str]:
+    """Return the environment of a run: nothing of the user's but PATH, behind the scripts that are installed."""
     return {
-        "PATH": os.environ.get("PATH", os.defpath),
+        "PATH": f"{scripts}{os.pathsep}{os.environ.get('PATH', os.defpath)}",
         "HOME": str(folder / "home"),
         "TMPDIR": str(folder / "tmp"),
         "LANG": "C.UTF-8",
