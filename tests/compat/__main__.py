@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import platform
 import shutil
+import signal
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -54,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if not lines:
         parser.error("no suite fits")
     print(table.totals(lines))
-    how = f"Python {sys.version_info[0]}.{sys.version_info[1]}."
+    how = f"Python {sys.version_info[0]}.{sys.version_info[1]} on {platform.machine()}."
     (options.out / "report.json").write_text(json.dumps(lines, indent=1) + "\n", encoding="utf-8")
     (options.out / "report.md").write_text(table.report(lines, how), encoding="utf-8")
     if options.write_docs:
@@ -116,7 +118,11 @@ def run_suite(
                 executor.submit(runs.run, ready, folder / f"{way}-{number}", packed=way == "packed", only=only)
                 for way in ("plain", "packed")
             ]
-            plain, streamed = [way.result() for way in ways]
+            try:
+                plain, streamed = [way.result() for way in ways]
+            except BaseException:
+                runs.end_all()
+                raise
         if number == 0:
             only = compare.differing(plain, streamed)
         if not only or plain.broken or streamed.broken:
@@ -172,4 +178,5 @@ def tell(one: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # ends as Ctrl-C does, and leaves nothing running
     sys.exit(main())

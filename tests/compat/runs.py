@@ -25,6 +25,7 @@ INSIDE = Path(__file__).with_name("inside.py")
 BUCKET = "packs"
 INI = "[pytest]\n"
 LAST_LINES = 15
+_running: set[subprocess.Popen[bytes]] = set()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,11 +120,13 @@ def run(ready: Ready, folder: Path, *, packed: bool, only: Collection[str] | Non
             env=environ(folder, server.endpoint, python.parent),
             start_new_session=True,
         )
+        _running.add(process)
         try:
             code: int | None = process.wait(ready.suite.timeout)
         except subprocess.TimeoutExpired:
             code = None
         finally:
+            _running.discard(process)
             _end(process)
         seconds = time.monotonic() - began
     for path in scratch:
@@ -196,6 +199,13 @@ def _last_words(folder: Path) -> str:
 
 def _exit(code: int) -> str:
     return signal.Signals(-code).name if code < 0 else f"exit code {code}"
+
+
+def end_all() -> None:
+    """End the runs that go on in other threads: sessions of their own, they hear no Ctrl-C."""
+    for process in tuple(_running):
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
