@@ -21,7 +21,7 @@ LAYERS = [
     {"_plan", "_space"},
     {"_worker"},
     {"_host", "_finder", "_metadata"},
-    {"_session", "_lazy"},
+    {"_session", "_lazy", "_path_entry"},
     {"_runtime"},
     {"__init__"},
     {"auto", "__main__"},
