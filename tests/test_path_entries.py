@@ -69,7 +69,7 @@ def test_a_package_finds_its_extension_through_the_path(
     It hides nothing of the standard library. With ``-P`` what stands first is the standard library's zip.
     """
     code = """
-sys.path.remove(os.environ["PYTHONPATH"].rpartition(os.pathsep)[2])
+sys.path.remove(os.path.dirname(os.path.dirname(lazydeps.__file__)))  # `PYTHONPATH`, which would stand first
 with loading:
     import native
 import tomllib
@@ -155,9 +155,9 @@ import pkgutil
 with loading:
     import vendor
 folder = os.path.dirname(vendor.__file__)
-before = type(pkgutil.get_importer(folder)).__name__
+before = type(pkgutil.get_importer(folder)).__module__
 lazydeps.uninstall()
 hooks = [hook for hook in sys.path_hooks if "lazydeps" in str(hook)]
 print(json.dumps([before, type(pkgutil.get_importer(folder)).__name__, hooks]))
 """
-    assert run(run_python, pack, code) == ["PackEntry", "FileFinder", []]
+    assert run(run_python, pack, code) == ["lazydeps._finder", "FileFinder", []]
