@@ -160,4 +160,4 @@ lazydeps.uninstall()
 hooks = [hook for hook in sys.path_hooks if "lazydeps" in str(hook)]
 print(json.dumps([before, type(pkgutil.get_importer(folder)).__name__, hooks]))
 """
-    assert run(run_python, pack, code) == ["lazydeps._finder", "FileFinder", []]
+    assert run(run_python, pack, code) == ["lazydeps._path_entry", "FileFinder", []]
