@@ -14,6 +14,18 @@ with lazydeps.load() as loading:
     loading.wait(complete=True)
 
 lazydeps.load("s3://bucket/key#root=sha256:00", "file:///pack", directory="/tmp/x", timeout=3.5, environ={"A": "b"})
+
+
+class Context:
+    """As much of a handler's context as matters."""
+
+    def get_remaining_time_in_millis(self) -> int:
+        """Return the milliseconds that are left."""
+        return 1
+
+
+with lazydeps.deadline(Context()), lazydeps.deadline(2.5):
+    pass
 lazydeps.wait()
 lazydeps.wait(complete=True)
 lazydeps.uninstall()
@@ -24,6 +36,7 @@ report = lazydeps.report()
 assert_type(report, lazydeps.Report)
 assert_type(report.packs, tuple[PackReport, ...])
 assert_type(report.stalled, float)
+assert_type(report.packs[0].hedges, int)
 assert_type(report.packs[0].phases, tuple[Phase, ...])
 assert_type(report.packs[0].frames, tuple[FrameTimes, ...])
 assert_type(report.packs[0].stalls, tuple[Stall, ...])
