@@ -77,7 +77,7 @@ class Store:
         """
         try:
             os.makedirs(os.path.dirname(self.directory), exist_ok=True)
-            for path in (self.directory, self.path, self.tree, f"{self.path}/parts"):
+            for path in self._folders():
                 try:
                     os.mkdir(path, 0o700)
                     if path == self.tree:
@@ -88,6 +88,9 @@ class Store:
                 _check_owner(path)
         except OSError as error:
             raise explain(error, self.directory) from error
+
+    def _folders(self) -> tuple[str, ...]:
+        return self.directory, self.path, self.tree, f"{self.path}/parts"
 
     def check_owner(self) -> None:
         """Raise ConfigError unless the store is a real folder that only we can write to."""
