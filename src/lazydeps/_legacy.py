@@ -125,7 +125,8 @@ class ArchiveWorker(Worker):
 
         extracted = store.is_marked("extracted")
         if extracted and os.path.isdir(store.tree) and not os.path.isdir(store.work):
-            store.mark("whole")  # killed between the last two steps
+            store.mark("whole")  # an earlier start was killed before it could
+            store.unmark("extracted")
             return
         store.unmark("whole")
         if not (extracted and os.path.isdir(store.work)):
@@ -202,7 +203,8 @@ class ArchiveWorker(Worker):
         for thread in self._threads:
             thread.join()
         if isinstance(self._error, FetchError) and self._error.status == CUT and self._at:
-            file.truncate(0)  # what an earlier start brought is longer than what is there now
+            file.seek(0)
+            file.truncate()  # what an earlier start brought is longer than what is there now
             self._error = None
             return self._download(file)
         if self._error is not None:
@@ -266,7 +268,7 @@ class ArchiveWorker(Worker):
         data = piece[self._at - start :]
         self._hash.update(data)
         while data:
-            written = self._file.write(data)
+            written = os.pwrite(self._file.fileno(), data, self._at)
             data = data[written:]
             self._at += written
 

@@ -339,6 +339,30 @@ def extract(console: Console, pack: str, out: Path) -> None:
         console.line(f"{files:,} files in {out}")
 
 
+@cli.command(
+    epilog="""\b
+Examples:
+  lazydeps lock s3://my-bucket/libs/data-science.zip
+  lazydeps lock build/layer.zip --json | jq -r .ref"""
+)
+@click.argument("archive", metavar="ARCHIVE")
+@output_options
+def lock(console: Console, archive: str) -> None:
+    """Pin ARCHIVE, a path or a URL, that is not a pack: a zip, a Lambda layer, a tar, a wheel.
+
+    Downloads it and checks every member as a start would, then prints the reference.
+    """
+    from lazydeps.build.lock import lock as lock_archive
+
+    ref = read.as_ref(archive)
+    with console.step(f"Checking {ref.url}"):
+        facts = lock_archive(ref)
+    if console.result(asdict(facts)):
+        return
+    console.line(f"{facts.files:,} files, {mega(facts.size)}, {mega(facts.unpacked_size)} unpacked")
+    console.line("\n" + facts.ref)
+
+
 class _ProgramCommand(click.Command):
     """A command whose own options end where the program's words begin, as `python`'s do."""
 
@@ -411,6 +435,12 @@ def run(
 
 def _pinned(ref: Ref) -> Ref:
     """Pin a file on this disk, which the caller has just named, to what it holds now."""
+    if ref.is_archive and ref.sha256 is None and ref.url.startswith("file:"):
+        from lazydeps.build.lock import lock as lock_archive
+
+        return Ref.parse(lock_archive(ref).ref)
+    if ref.is_archive:
+        return ref
     if ref.root is None and ref.url.startswith("file:"):
         with read.open_pack(ref) as opened:
             return opened.ref
