@@ -5,13 +5,16 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import io
 import json
 import os
 import random
 import shutil
 import subprocess
 import sys
+import tarfile
 import time
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,8 @@ from support_http import CONTENT, Answer, Request, ScriptedServer, answer, range
 from support_packs import pack_tree, write_tree
 
 from benchmarks.server import ObjectServer
+from lazydeps._archive import open_archive
+from lazydeps._config import Limits
 from lazydeps._layout import TAG, _fits
 from lazydeps._ref import Ref
 
@@ -215,6 +220,70 @@ with lazydeps.load(*refs):
 found = [alpha.N, open(alpha.__cached__, "rb").read().hex()]
 """
     assert run(run_python, code, ref_of(pack.path.as_uri(), pack.path.read_bytes())) == [39, cache.hex()]
+
+
+class Unseekable(io.BytesIO):
+    """A pipe, to a writer."""
+
+    def seekable(self) -> bool:
+        return False
+
+    def tell(self) -> int:
+        raise OSError
+
+    def seek(self, *_: int) -> int:
+        raise OSError
+
+
+FORMATS = {"ustar": tarfile.USTAR_FORMAT, "gnu": tarfile.GNU_FORMAT, "pax": tarfile.PAX_FORMAT}
+
+
+def written_by(tool: str, folder: Path) -> tuple[str, bytes]:
+    """Return what a usual tool makes of a folder, and the suffix that goes with it."""
+    if tool.startswith("zipfile"):
+        target = Unseekable() if "pipe" in tool else io.BytesIO()
+        with zipfile.ZipFile(target, "w", zipfile.ZIP_DEFLATED) as opened:
+            for path in sorted(folder.rglob("*")):
+                if "zip64" in tool and path.is_file():
+                    with opened.open(path.relative_to(folder).as_posix(), "w", force_zip64=True) as file:
+                        file.write(path.read_bytes())
+                else:
+                    opened.write(path, path.relative_to(folder))
+        return ".zip", target.getvalue()
+    if tool.startswith("tarfile"):
+        target = io.BytesIO()
+        with tarfile.open(fileobj=target, mode="w:gz", format=FORMATS[tool.split()[1]]) as opened:
+            opened.add(folder, ".")
+        return ".tar.gz", target.getvalue()
+    kind = {"tar": "gztar", "make_archive": "zip"}[tool]
+    if tool == "tar":
+        done = subprocess.run(["tar", "-czf", "-", "-C", folder, "."], check=True, capture_output=True, timeout=30)
+        return ".tgz", done.stdout
+    return ".zip", Path(shutil.make_archive(str(folder) + "-made", kind, folder)).read_bytes()
+
+
+@pytest.mark.parametrize(
+    "tool",
+    ["zipfile", "zipfile to a pipe", "zipfile zip64", "make_archive", *(f"tarfile {n}" for n in FORMATS), "tar"],
+)  # fmt: skip
+def test_what_usual_tools_write(tmp_path: Path, tool: str) -> None:
+    """Archives of usual tools are read: long names, names that are not ASCII, empty files, folders, zip64, streams."""
+    folder = tmp_path / "folder"
+    files = {
+        "a.py": b"N = 1\n",
+        "empty.txt": b"",
+        "größe/日本.txt": b"x" * 70_000,
+        f"{'d' * 90}/{'n' * 90}.py": b"N = 2\n",
+    }
+    if tool != "tarfile ustar":
+        files[f"{'d' * 120}/{'n' * 150}.py"] = b"N = 3\n"
+    for name, data in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    (folder / "no files").mkdir()
+    suffix, content = written_by(tool, folder)
+    archive = open_archive(io.BytesIO(content), suffix, Limits())
+    assert {member.name: b"".join(chunks) for member, chunks in archive.contents()} == files
 
 
 # -- faults

@@ -19,7 +19,7 @@ from ._ref import ARCHIVES, Ref
 from ._session import COMMON, Session
 from ._store import Store, check_space, explain
 from ._worker import Worker, WorkerThread
-from .errors import ConfigError, FetchError, IntegrityError, LazydepsError
+from .errors import ConfigError, FetchError, IntegrityError, LazydepsError, PackFormatError
 from .events import Phase
 
 TYPE_CHECKING = False
@@ -184,7 +184,10 @@ class ArchiveWorker(Worker):
             digest = self.fetch()
             target = ArchiveStore(self._store.directory, digest)
             target.prepare()
-            os.replace(self._store.archive, target.archive)
+            if target.is_whole():
+                os.unlink(self._store.archive)
+            else:
+                os.replace(self._store.archive, target.archive)
         finally:
             self._store.unlock()
         return digest
@@ -279,7 +282,7 @@ class ArchiveWorker(Worker):
         if first:
             needed = body.total - self._at
             if body.total > self._config.limits.unpacked:
-                raise ConfigError(f"{self._ref.url} has {body.total} bytes, more than any archive may have.")
+                raise PackFormatError(f"{self._ref.url} has {body.total} bytes, more than any archive may have.")
             check_space(self._store, needed)
             from threading import Thread
 
