@@ -30,7 +30,7 @@ from support_archives import (
 )
 
 from lazydeps import LazydepsError, PackFormatError, UnsafeArchiveError
-from lazydeps._archive import open_archive
+from lazydeps._archive import CHUNK, open_archive
 from lazydeps._config import Limits
 
 if TYPE_CHECKING:
@@ -93,6 +93,20 @@ def overlapping() -> bytes:
     return zip_of(whole, Entry("evil.py", CODE, packed=b"", both={"offset": 30 + 9, "packed": len(CODE)}))
 
 
+def hidden() -> bytes:
+    """Return a zip with a member before the first one that its directory lists."""
+    before = zip_of(Entry("evil.py", CODE))[: 30 + 7 + len(CODE)]
+    listed = Entry("good.py", CODE, central={"offset": len(before)})
+    return before + zip_of(listed, start=len(before) * 2)
+
+
+def blocks(data: bytes) -> bytes:
+    """Return a deflate stream of stored blocks, five bytes longer than its content for each."""
+    parts = [data[at : at + 0xFFFF] for at in range(0, len(data), 0xFFFF)]
+    heads = [struct.pack("<BHH", part is parts[-1], len(part), len(part) ^ 0xFFFF) for part in parts]
+    return b"".join(head + part for head, part in zip(heads, parts, strict=True))
+
+
 def zst(content: bytes) -> bytes:
     """Return one zstd frame with a checksum."""
     return zstandard.ZstdCompressor(write_checksum=True).compress(content)
@@ -103,6 +117,8 @@ def with_size(size: bytes) -> bytes:
     return tar_header("evil.py", size) + bytes(512)
 
 
+ROUND = b"#" * (CHUNK - 20)
+"""What is, as four stored blocks, as long as what is read at a time."""
 LONG = "a" * 251 + ".py"
 DEEP = "/".join(["d" * 100] * 11) + "/x.py"
 ATTACKS: dict[str, Attack] = {
@@ -205,6 +221,10 @@ ATTACKS: dict[str, Attack] = {
     "zip goes on behind the stream": unsafe_zip(
         "does not hold", "evil.py", Entry("evil.py", CODE, method=DEFLATED, packed=deflate(CODE) + b"more")
     ),
+    "zip goes on behind the stream, at a round place": unsafe_zip(
+        "does not hold", "evil.bin",
+        Entry("evil.bin", ROUND, method=DEFLATED, packed=blocks(ROUND) + b"more"),
+    ),
     "zip stream without end": unsafe_zip(
         "does not hold", "evil.py", Entry("evil.py", CODE, method=DEFLATED, packed=deflate(CODE)[:-1])
     ),
@@ -263,6 +283,7 @@ ATTACKS: dict[str, Attack] = {
     "zip behind a member": broken(
         ".zip", zip_of(Entry("evil.py", CODE))[:49] + zip_of(GOOD), "not where it says"
     ),
+    "zip with a member that is not listed": broken(".zip", hidden(), "does not begin"),
     "zip without members": broken(".zip", zip_of(), "does not begin"),
     "zip without directory": broken(".zip", zip_of(GOOD)[:-22], "cut off"),
     "zip claims too few members": broken(".zip", zip_of(GOOD, Entry("evil.py", CODE), count=1), "lists 2"),
