@@ -29,6 +29,7 @@ from benchmarks.server import ObjectServer
 from lazydeps._archive import open_archive
 from lazydeps._config import Limits
 from lazydeps._layout import TAG, _fits
+from lazydeps._legacy import PIECE
 from lazydeps._ref import Ref
 
 if TYPE_CHECKING:
@@ -322,12 +323,12 @@ def test_killed_in_the_middle_of_the_download(big: Path, tmp_path: Path) -> None
         ref = ref_of(f"{server.endpoint}/b/big.zip", BIG)
         first = start(ref, store)
         deadline = time.monotonic() + 30
-        while part_of(store) < 1_000_000 and time.monotonic() < deadline:
+        while part_of(store) < 300_000 and time.monotonic() < deadline:
             time.sleep(0.01)
         os.killpg(first.pid, 9)
         first.communicate(timeout=30)
         came = part_of(store)
-        assert 1_000_000 <= came < len(BIG)
+        assert 300_000 <= came < PIECE  # not even a request has to have been answered whole
         assert not list(store.glob("*/tree"))
         again = start(ref, store)
         assert int(again.communicate(timeout=60)[0]) == len(BIG) - came
@@ -383,7 +384,8 @@ except lazydeps.LazydepsError as error:
     found = run(run_python, code, ref)
     # After the last step the tree is there, and its importer does not need the worker any more.
     assert "workers died" in found or (found, step, call) == ("loaded", "ArchiveStore.mark", 2)
-    assert run(run_python, USE, ref)["n"] == 39
+    again = run(run_python, USE, ref)
+    assert (again["n"], again["requests"]) == (39, 0)  # what had come was kept
     (store,) = (tmp_path / "lazydeps").iterdir()
     assert {path.name for path in store.iterdir()} - {"extracted"} == {"lock", "parts", "tree", "whole"}
 
@@ -404,6 +406,8 @@ def test_a_damaged_store_heals(run_python: RunPython, tmp_path: Path, name: str)
     store = Path(run(run_python, USE, ref)["store"])
     if name == "garbage in whole":
         (store / "whole").write_text("sha256:" + "0" * 64)
+        (store / "tree/alpha/beta.py").write_text("N = 'of another tree'\n")
+        shutil.rmtree(store / "tree/alpha/__pycache__")
     for part in ("tree", "parts"):
         if part in name:
             shutil.rmtree(store / part)
