@@ -26,7 +26,7 @@ from .errors import LazydepsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Iterator, Sequence
     from importlib.metadata import Distribution, DistributionFinder
     from importlib.readers import FileReader
     from types import CodeType, ModuleType
@@ -95,7 +95,11 @@ class PackFinder:
                 other = PathFinder.find_spec(name)
                 if other is not None:
                     return other
-            if name not in _root(session).top_level:
+            if session.plain and not session.is_open:
+                own = PathFinder.find_spec(name, own_path())
+                if own is not None and own.loader is not None:
+                    return own  # an archive comes whole or not at all, and nobody else's import shall wait for that
+            if name not in _top_level(session):
                 continue
             own = PathFinder.find_spec(name, own_path())
             if own is not None and own.loader is not None:
@@ -134,7 +138,8 @@ class PackFinder:
             ImportError: the folder is none of a pack's.
         """
         for session in self.sessions:
-            if f"{path}/".startswith(session.tree + "/"):
+            # A plain tree is a folder like any other.
+            if not session.plain and f"{path}/".startswith(session.tree + "/"):
                 return PackEntry(session, path)
         raise ImportError
 
@@ -223,6 +228,13 @@ def _root(session: Session) -> Root:
         return session.root()
 
 
+def _top_level(session: Session) -> Container[str]:
+    if session.is_open:
+        return session.top_level()
+    with _ImportLockReleased():
+        return session.top_level()
+
+
 class _ImportLockReleased:
     """Gives up the global import lock for a while.
 
@@ -250,6 +262,11 @@ class _ImportLockReleased:
 
 def _find(session: Session, fullname: str, base: str) -> ModuleSpec | list[str]:
     """Return the spec of the module at ``base`` in a pack, or the portions of a namespace package (perhaps none)."""
+    if session.plain:
+        plain = PathFinder.find_spec(fullname, [os.path.dirname(f"{session.tree}/{base}")])
+        if plain is not None and plain.loader is None:
+            return list(plain.submodule_search_locations or ())
+        return plain or []
     root = _root(session)
     spec = _find_in(session, root.boot, fullname, base)
     if spec is not None:
