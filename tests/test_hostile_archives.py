@@ -348,8 +348,8 @@ print(json.dumps(found))
 
 
 def everything_in(folder: Path) -> set[str]:
-    """Return the names of all that a folder holds, but what a failed load leaves in its store, and the lock."""
-    rest = ("/lock", "/parts", "/parts/archive")
+    """Return the names of all that a folder holds, but what a failed load leaves in its store: the locks, what came."""
+    rest = ("/lock", "/users", "/parts", "/parts/archive")
     found = {str(path.relative_to(folder)) for path in folder.rglob("*")}
     return {
         name for name in found if not (name.startswith("lazydeps/") and (name.endswith(rest) or "/" not in name[9:]))

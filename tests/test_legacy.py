@@ -22,10 +22,12 @@ import pytest
 import zstandard
 from support_archives import DEFLATED, Entry, tar_member, tar_of, zip_of
 from support_command import lazydeps, lazydeps_error, lazydeps_json
+from support_disk import Pack, disk, holder, run_pack
 from support_http import CONTENT, Answer, Request, ScriptedServer, answer, ranged, s3_error
 from support_packs import pack_tree, write_tree
 
 from benchmarks.server import ObjectServer
+from lazydeps import _space
 from lazydeps._archive import open_archive
 from lazydeps._config import Limits
 from lazydeps._layout import TAG, _fits
@@ -528,6 +530,284 @@ def test_a_load_that_takes_too_long(run_python: RunPython, big: Path) -> None:
         environ = {"LAZYDEPS_TIMEOUT": "1"}
         error = error_of(run_python, ref_of(f"{server.endpoint}/b/big.zip", BIG), environ=environ)
     assert error["type"] == "FetchError"
+
+
+DEADLINES = {
+    "deadline": ("lazydeps.deadline(0.7), lazydeps.load(*refs)", "the time that lazydeps.deadline left"),
+    "deadline inside": ("lazydeps.load(*refs), lazydeps.deadline(0.7)", "the time that lazydeps.deadline left"),
+    "timeout": (
+        "lazydeps.load(*refs, timeout=0.7)",
+        "the 0.7 seconds that LAZYDEPS_TIMEOUT or load(timeout=…) gave it",
+    ),
+}
+
+
+@pytest.mark.parametrize("host", ["fork", "threads"])
+@pytest.mark.parametrize("way", DEADLINES)
+def test_a_deadline_bounds_the_wait(run_python: RunPython, way: str, host: str) -> None:
+    """A source that never answers: the import fails in time, names what bounded it, and leaves nobody behind."""
+    block, words = DEADLINES[way]
+    code = (
+        (THREADS if host == "threads" else "import threading\n")
+        + f"""
+before = threading.active_count()
+try:
+    with {block}:
+        import alpha
+except lazydeps.FetchError as error:
+    lazydeps.uninstall()
+    children = open(f"/proc/self/task/{{os.getpid()}}/children").read()
+    found = [str(error), threading.active_count() - before, children]
+"""
+    )
+    with ScriptedServer(lambda request: Answer(b"", "hang")) as server:
+        said, *left_over = run(run_python, code, ref_of(f"{server.endpoint}/a.zip", b"x"))
+    # The worker has the same time and may be first to find it used up; then it says what it waited for.
+    assert words in said or "a.zip" in said
+    assert left_over == [0, ""]
+
+
+def test_a_deadline_bounds_the_pinning(run_python: RunPython) -> None:
+    """Without a pin the archive is fetched by ``load`` itself, which the deadline bounds as well."""
+    code = """
+try:
+    with lazydeps.deadline(0.7):
+        lazydeps.load(*refs)
+except lazydeps.FetchError as error:
+    found = error.url
+"""
+    with ScriptedServer(lambda request: Answer(b"", "hang")) as server:
+        url = f"{server.endpoint}/a.zip"
+        assert run(run_python, code, url, environ={"LAZYDEPS_ALLOW_UNPINNED": "1"}) == url
+
+
+@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.zst"])
+def test_workers_in_threads_import_nothing(run_python: RunPython, tmp_path: Path, suffix: str) -> None:
+    """A process forked while a thread imports a module can never import that module: so no worker's thread does."""
+    code = f"""
+import builtins
+{THREADS}
+main, real, seen = threading.get_ident(), builtins.__import__, []
+def watched(name, *rest, **options):
+    before = set(sys.modules)
+    module = real(name, *rest, **options)
+    if threading.get_ident() != main:
+        seen.extend(set(sys.modules) - before)
+    return module
+builtins.__import__ = watched
+with lazydeps.load(*refs):
+    time.sleep(0.5)  # or this thread would import the most of it
+    import alpha
+found = [seen, lazydeps.report().packs[0].host]
+"""
+    assert run(run_python, code, file_ref(tmp_path, "a" + suffix, KINDS[suffix])) == [[], "threads"]
+
+
+# -- beside other stores
+
+
+class Archived(Pack):
+    """The tree of a `Pack`, in a zip."""
+
+    def __init__(self, folder: Path, name: str) -> None:
+        super().__init__(folder, name)
+        self.path = folder / f"{name}.zip"
+        files = {path.relative_to(self.tree).as_posix(): path for path in self.tree.rglob("*") if path.is_file()}
+        files = {name: path for name, path in files.items() if not name.endswith(".pyc")}
+        self.path.write_bytes(as_zip({name: path.read_bytes() for name, path in files.items()}))
+        self.digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
+
+    @property
+    def ref(self) -> str:
+        """The reference that names the zip."""
+        return f"{self.path.as_uri()}#sha256={self.digest}"
+
+    @property
+    def folder(self) -> str:
+        """The name of its store."""
+        return f"{self.digest[:32]}-{LAYOUT}-{TAG}"
+
+
+@pytest.fixture(scope="module")
+def archived(tmp_path_factory: pytest.TempPathFactory) -> Archived:
+    """An archive of about 2.5 MB."""
+    return Archived(tmp_path_factory.mktemp("archived"), "zipped")
+
+
+@pytest.fixture(scope="module")
+def packs(tmp_path_factory: pytest.TempPathFactory) -> list[Pack]:
+    """Two packs of about 2.5 MB."""
+    folder = tmp_path_factory.mktemp("packs")
+    return [Pack(folder, name) for name in ("one", "two")]
+
+
+def names(directory: Path) -> set[str]:
+    """Return what lies in the folder of stores."""
+    return {path.name for path in directory.iterdir()}
+
+
+def test_what_is_held_stays(archived: Archived, tmp_path: Path) -> None:
+    """The store of an archive is nobody's to remove while a process has it loaded, and anybody's afterwards."""
+    with holder(archived, tmp_path / "s") as process:
+        assert _space.collect(str(tmp_path / "s")) == ([], [archived.folder])
+        assert process.communicate("go\n", timeout=30)[0] == "cold zipped\n"
+    assert _space.collect(str(tmp_path / "s")) == ([archived.folder], [])
+    assert names(tmp_path / "s") == set()
+
+
+def test_uninstall_lets_go(run_python: RunPython, archived: Archived, tmp_path: Path) -> None:
+    """Loaded from what an earlier start left it is held too, and `uninstall` gives it up."""
+    run_pack(archived, tmp_path / "lazydeps")
+    code = """
+from lazydeps import _space
+place = os.environ["LAZYDEPS_DIR"]
+with lazydeps.load(*refs):
+    import zipped
+found = [lazydeps.report().packs[0].store_reused, _space.collect(place)]
+lazydeps.uninstall()
+found.append(_space.collect(place))
+"""
+    environ = {"LAZYDEPS_DIR": str(tmp_path / "lazydeps")}
+    found = run(run_python, code, archived.ref, environ=environ)
+    assert found == [True, [[], [archived.folder]], [[archived.folder], []]]
+
+
+def test_who_waits_holds(run_python: RunPython, big: Path) -> None:
+    """A store that is on its way is held by the process that waits for it, not only by its worker."""
+    code = """
+from lazydeps import _runtime, _space
+place = os.environ["LAZYDEPS_DIR"]
+lazydeps.load(*refs)
+(session,) = _runtime._sessions.values()
+while not session._try_open() and session.store._users is None:
+    time.sleep(0.01)
+session.stop()
+found = [session.is_open, len(_space.collect(place)[1])]
+"""
+    with ObjectServer({"big.zip": big}, "b", rate=3e6, delay=0.001) as server:
+        assert run(run_python, code, ref_of(f"{server.endpoint}/b/big.zip", BIG)) == [False, 1]
+
+
+def test_other_stores_make_room(archived: Archived, packs: list[Pack], tmp_path: Path) -> None:
+    """Packs make room for an archive, and an archive for packs: what was not used for longest goes first."""
+    one, two = packs
+    with disk(tmp_path / "disk", "size=7m") as place:
+        assert run_pack(one, place / "s") == ["one", 900_000]
+        assert run_pack(archived, place / "s") == ["zipped", 900_000]
+        assert names(place / "s") == {archived.folder}
+        assert run_pack(one, place / "s") == ["one", 900_000]
+        assert run_pack(two, place / "s") == ["two", 900_000]
+        assert names(place / "s") == {one.folder, two.folder}
+        with holder(one, place / "s"):
+            error = run_pack(archived, place / "s")
+        assert error["type"] == "InsufficientSpaceError"
+        assert f"the archive needs {error['needed']} more bytes" in error["message"]
+        assert f"held by running processes ({one.folder})" in error["message"]
+
+
+def test_a_pack_does_not_remove_an_archive_in_use(archived: Archived, packs: list[Pack], tmp_path: Path) -> None:
+    """Who finds no room because of an archive that somebody has loaded is told of its store."""
+    with disk(tmp_path / "disk", "size=7m") as place, holder(archived, place / "s") as process:
+        (place / "filler").write_bytes(bytes(2 << 20))
+        error = run_pack(packs[0], place / "s")
+        assert error["type"] == "InsufficientSpaceError"
+        assert f"held by running processes ({archived.folder})" in error["message"]
+        assert process.communicate("go\n", timeout=30)[0] == "cold zipped\n"
+
+
+@pytest.mark.parametrize("host", ["fork", "threads"])
+@pytest.mark.parametrize("size", [3, 4, 5, 6])
+def test_full_in_the_middle(archived: Archived, packs: list[Pack], tmp_path: Path, size: int, host: str) -> None:
+    """A disk that is full in spite of the check, in whatever step: another store goes, and the step is done again."""
+    with disk(tmp_path / "disk", f"size={size + 4}m") as place:
+        run_pack(packs[0], place / "s")
+        (place / "filler").write_bytes(bytes(3 << 20))
+        before = "from lazydeps import _store\n_store.Store.room = lambda self: (1 << 40, None)"
+        found = run_pack(archived, place / "s", before=before, host=host)
+        if isinstance(found, dict):  # too small even alone
+            assert (found["type"], size < 6) == ("InsufficientSpaceError", True)
+            assert "the disk is full" in found["message"]
+            assert not list((place / "s").glob("*/whole"))
+            (place / "filler").unlink()
+            found = run_pack(archived, place / "s", host=host)
+        assert found == ["zipped", 900_000]
+        tree = place / "s" / archived.folder / "tree"
+        for path in archived.tree.rglob("*"):
+            if path.is_file() and path.suffix != ".pyc":
+                assert (tree / path.relative_to(archived.tree)).read_bytes() == path.read_bytes()
+        assert len(list(tree.rglob("*.pyc"))) == 3
+
+
+@pytest.mark.build
+def test_gc_knows_archives(archived: Archived, tmp_path: Path) -> None:
+    """`lazydeps gc` names an archive's digest and interpreter, leaves it while it is in use, and removes it then."""
+    place = tmp_path / "s"
+    with holder(archived, place):
+        (store,) = lazydeps_json("gc", "--dir", place)["stores"]
+        assert (store["fate"], store["name"], store["root"]) == ("held", archived.folder, f"sha256:{archived.digest}")
+        assert (store["interpreter"], store["distributions"]) == (TAG, 0)
+        assert store["size"] > 2_000_000
+    line = lazydeps("gc", "--dir", place).stdout.splitlines()[0]
+    assert line.startswith(f"removed sha256:{archived.digest}  an archive for {TAG}, 0 distributions, ")
+    assert names(place) == set()
+
+
+@pytest.mark.parametrize("start", ["subprocess", "spawn", "fork"])
+def test_child_processes(run_python: RunPython, tmp_path: Path, start: str) -> None:
+    """Children find an archive's modules where their parent has them from, and ask the source for nothing."""
+    code = {
+        "subprocess": """
+import subprocess
+program = "import alpha, space.one, lazydeps; print(alpha.WHO, lazydeps.report().requests)"
+found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True).stdout.split()
+""",
+        "spawn": """
+import multiprocessing, importlib
+with multiprocessing.get_context("spawn").Pool(1) as pool:
+    found = [pool.apply(importlib.import_module("alpha.job").who), "0"]
+""",
+        "fork": """
+import multiprocessing, importlib
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    found = [pool.apply(importlib.import_module("alpha.job").who), "0"]
+""",
+    }[start]
+    content = as_zip(
+        {**FILES, "alpha/job.py": b"def who():\n    from space import one\n    import alpha\n    return alpha.WHO\n"}
+    )
+    body = f"""
+if __name__ == "__main__":
+    with lazydeps.load(*refs):
+        import alpha
+    {code.strip().replace(chr(10), chr(10) + "    ")}
+    found.append(alpha.WHO)
+else:
+    found = None
+"""
+    with ScriptedServer(lambda request: ranged(request, content)) as server:
+        child, requests, parent = run(run_python, body, ref_of(f"{server.endpoint}/a.zip", content))
+        assert (child, requests) == (parent, "0")
+        assert len(server.requests) == 1
+
+
+def test_folders_of_tests_are_not_compiled(run_python: RunPython, tmp_path: Path) -> None:
+    """What lies in a folder called ``tests`` is there, without bytecode, and is imported like anything else."""
+    files = {
+        "tests/top.py": b"N = 1\n", "alpha/tests/__init__.py": b"N = 2\n", "alpha/tests/deep/inner.py": b"N = 3\n",
+        "alpha/testsuite/it.py": b"N = 4\n", "alpha/tests.py/it.py": b"N = 5\n",
+    }  # fmt: skip
+    code = """
+with lazydeps.load(*refs):
+    import pathlib
+    import alpha
+tree = pathlib.Path(lazydeps.report().packs[0].store, "tree")
+cached = sorted(path.name.partition(".")[0] for path in tree.rglob("*.pyc"))
+sys.dont_write_bytecode = True
+import tests.top, alpha.tests.deep.inner
+found = [cached, tests.top.N, alpha.tests.N, alpha.tests.deep.inner.N]
+"""
+    ref = file_ref(tmp_path, "a.zip", as_zip({**FILES, **files}))
+    assert run(run_python, code, ref) == [["__init__", "beta", "it", "it", "one"], 1, 2, 3]
 
 
 # -- where it stands
