@@ -2,7 +2,7 @@
 # The work is in noxfile.py; this file only brings nox and uv.
 
 .DEFAULT_GOAL := help
-.PHONY: help test chaos lint demo bench fuzz format clean
+.PHONY: help test chaos lint demo bench fuzz compat format clean
 
 PYTHON ?= $(shell for candidate in python3 python3.13 python3.12 python3.11 python3.14 python; do \
 	"$$candidate" -c 'import ensurepip, sys, venv; sys.exit(sys.version_info < (3, 11))' >/dev/null 2>&1 \
@@ -31,6 +31,9 @@ bench: $(TOOLS)/.made ## Measure cold starts beside a warm local import and othe
 
 fuzz: $(TOOLS)/.made ## Feed everything that reads bytes from outside with hostile ones for ten minutes
 	@$(NOX) --session fuzz
+
+compat: $(TOOLS)/.made ## Run other projects' test suites from packs and installed, and compare; report in build/compat
+	@$(NOX) --session compat
 
 format: $(TOOLS)/.made ## Lay out the code and apply the safe fixes
 	@$(NOX) --session format

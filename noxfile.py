@@ -177,6 +177,13 @@ def fuzz(session: nox.Session) -> None:
 
 
 @nox.session(python=FULL_PYTHON)
+def compat(session: nox.Session) -> None:
+    """Run other projects' test suites from packs and from installations; see tests/compat/__main__.py."""
+    install(session, "-e", ".[build]")
+    session.run("python", "-m", "tests.compat", *session.posargs, env=session_environ())
+
+
+@nox.session(python=FULL_PYTHON)
 def demo(session: nox.Session) -> None:
     """Pack, push and start a science stack against a local S3 server; see demo/run.py."""
     install(session, "-e", ".[build]", "moto[server]>=5.1")

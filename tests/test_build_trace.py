@@ -164,8 +164,8 @@ def test_what_the_program_itself_opens_comes_last(tmp_path: Path, interpreter: I
     assert not (tmp_path / "__pycache__").exists()  # the user's own folder stays as it was
 
 
-def test_listing_a_folder_opens_its_data(tmp_path: Path, interpreter: Interpreter) -> None:
-    """Whoever lists a folder wants its files: data files count, modules and deeper folders do not."""
+def test_listing_a_folder_opens_what_shows_in_it(tmp_path: Path, interpreter: Interpreter) -> None:
+    """A listing shows data files, sources and deeper folders: every file but extensions, and one of each folder."""
     write(
         tmp_path,
         **{
@@ -175,17 +175,33 @@ def test_listing_a_folder_opens_its_data(tmp_path: Path, interpreter: Interprete
             "pkg/data/b.txt": "",
             "pkg/data/a.txt": "",
             "pkg/data/mod.py": "",
-            "pkg/data/deep/c.txt": "",
+            "pkg/data/ext.abi3.so": "",
+            "pkg/data/deep/c.txt": "not empty",
+            "pkg/data/deep/smaller.txt": "",
+            "pkg/data/package/__init__.py": "not empty",
+            "pkg/data/package/other.py": "",
+            "pkg/data/empty/deeper/e.txt": "",
             "pkg/more/d.txt": "",
         },
     )
     assert trace_of(tmp_path, interpreter, "import pkg").trace.order == (
         "pkg/data/a.txt",
         "pkg/data/b.txt",
+        "file:pkg/data/mod.py",
+        "pkg/data/deep/smaller.txt",
+        "file:pkg/data/package/__init__.py",
         "pkg/__init__.py",
         "pkg/more/d.txt",
         "pkg/sub.py",
     )
+
+
+@pytest.mark.parametrize("how", ["import pkgutil; list(pkgutil.iter_modules(__path__))", "import os; os.listdir(top)"])
+def test_listings_that_the_index_answers_are_not_recorded(tmp_path: Path, interpreter: Interpreter, how: str) -> None:
+    """`pkgutil` asks the runtime's finder for a package's modules, and at the top only data files count."""
+    head = "import os; top = os.path.dirname(os.path.dirname(__file__))\n"
+    write(tmp_path, **{"pkg/__init__.py": head + how + "\n", "pkg/mod.py": "", "pkg/sub/__init__.py": "", "top.py": ""})
+    assert trace_of(tmp_path, interpreter, "import pkg").trace.order == ("pkg/__init__.py",)
 
 
 def test_files_that_the_program_writes_are_not_recorded(tmp_path: Path, interpreter: Interpreter) -> None:

@@ -22,7 +22,7 @@ LAYERS = [
     {"_plan", "_space"},
     {"_worker"},
     {"_host", "_finder", "_metadata"},
-    {"_session", "_lazy"},
+    {"_session", "_lazy", "_path_entry"},
     {"_legacy"},
     {"_runtime"},
     {"__init__"},

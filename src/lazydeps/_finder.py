@@ -9,16 +9,12 @@ from __future__ import annotations
 import os
 import sys
 from importlib.machinery import (
-    BYTECODE_SUFFIXES,
     EXTENSION_SUFFIXES,
-    SOURCE_SUFFIXES,
     ExtensionFileLoader,
-    FileFinder,
     ModuleSpec,
     NamespaceLoader,
     PathFinder,
     SourceFileLoader,
-    SourcelessFileLoader,
 )
 
 from ._worker import is_worker_thread
@@ -26,19 +22,20 @@ from .errors import LazydepsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    from collections.abc import Container, Iterable, Sequence
     from importlib.metadata import Distribution, DistributionFinder
     from importlib.readers import FileReader
     from types import CodeType, ModuleType
 
     from ._pack import Root, Section
+    from ._path_entry import PackEntry
     from ._session import Session
 
-_NEVER = sys.stdlib_module_names | {"lazydeps"}
+NEVER = sys.stdlib_module_names | {"lazydeps"}
 """Names that no pack may provide."""
 SOURCE_SECONDS = 3.0
 """How long a source may take to come, once, before a traceback does without it."""
-_TAG = f".{sys.implementation.cache_tag}.pyc"
+TAG = f".{sys.implementation.cache_tag}.pyc"
 
 
 class PackFinder:
@@ -58,7 +55,7 @@ class PackFinder:
         Raises:
             LazydepsError: the pack could not be opened, so nobody knows whether the module is in it.
         """
-        if fullname in _NEVER or is_worker_thread():
+        if fullname in NEVER or is_worker_thread():
             return None  # a worker that waited for its own work would wait for ever
         spec = self._find_spec(fullname, path)
         if spec is not None and spec.loader is None and spec.submodule_search_locations is not None:
@@ -78,7 +75,7 @@ class PackFinder:
                 continue  # CPython passes over such entries too
             for session in self.sessions:
                 if entry.startswith(session.tree + "/"):
-                    found = _find(session, fullname, f"{entry[len(session.tree) + 1 :]}/{tail}")
+                    found = find(session, fullname, f"{entry[len(session.tree) + 1 :]}/{tail}")
                     if isinstance(found, ModuleSpec):
                         return found
                     portions += found
@@ -104,7 +101,7 @@ class PackFinder:
             own = PathFinder.find_spec(name, own_path())
             if own is not None and own.loader is not None:
                 return own
-            found = _find(session, name, name)
+            found = find(session, name, name)
             if isinstance(found, ModuleSpec):
                 return found
             portions += found
@@ -138,69 +135,41 @@ class PackFinder:
             ImportError: the folder is none of a pack's.
         """
         for session in self.sessions:
-            # A plain tree is a folder like any other.
+            # The tree of an archive is a folder like any other.
             if not session.plain and f"{path}/".startswith(session.tree + "/"):
+                from ._path_entry import PackEntry
+
                 return PackEntry(session, path)
         raise ImportError
 
+    def install(self, place: int) -> None:
+        """Take part in imports.
+
+        Args:
+            place: where in `sys.meta_path`.
+        """
+        if self not in sys.meta_path:
+            sys.meta_path.insert(place, self)
+            sys.path_hooks.insert(0, self.entry_finder)
+        self._forget_folders()  # somebody may have looked there before the pack was loaded
+
     def uninstall(self) -> None:
         """Leave the import system as it was."""
-        self.sessions = ()
         for places in (sys.meta_path, sys.path_hooks):
             for place in (self, self.entry_finder):
                 if place in places:
                     places.remove(place)  # type: ignore[arg-type]
-        for path, found in tuple(sys.path_importer_cache.items()):
-            if isinstance(found, PackEntry):
+        self._forget_folders()
+        self.sessions = ()
+
+    def _forget_folders(self) -> None:
+        trees = tuple(session.tree for session in self.sessions)
+        for path in tuple(sys.path_importer_cache):
+            if path.startswith(trees):
                 del sys.path_importer_cache[path]
 
     def invalidate_caches(self) -> None:
         """Do nothing: a pack's index never changes. `importlib.invalidate_caches` calls it."""
-
-
-class PackEntry:
-    """The path entry finder of a folder in a pack: `pkgutil` lists its modules by it.
-
-    `PackFinder` has been asked before, so imports come here for what programs write into packages, parsers for example.
-    """
-
-    def __init__(self, session: Session, folder: str) -> None:
-        self._session = session
-        self._inside = folder[len(session.tree) + 1 :].rstrip("/")
-        self._files = FileFinder(
-            folder,
-            (ExtensionFileLoader, EXTENSION_SUFFIXES),
-            (SourceFileLoader, SOURCE_SUFFIXES),
-            (SourcelessFileLoader, BYTECODE_SUFFIXES),
-        )
-        self.invalidate_caches = self._files.invalidate_caches
-
-    def find_spec(self, fullname: str, target: ModuleType | None = None) -> ModuleSpec | None:
-        """Find a module of this folder, in the pack or on the disk."""
-        name = fullname.rpartition(".")[2]
-        found = _find(self._session, fullname, f"{self._inside}/{name}" if self._inside else name)
-        return found if isinstance(found, ModuleSpec) else self._files.find_spec(fullname, target)
-
-    def iter_modules(self, prefix: str = "") -> Iterator[tuple[str, bool]]:
-        """Yield the names of the modules here and whether each is a package, as `pkgutil.iter_modules` wants them."""
-        from inspect import getmodulename
-        from pkgutil import iter_importer_modules  # type: ignore[attr-defined]
-
-        found = dict(iter_importer_modules(self._files))
-        start = f"{self._inside}/" if self._inside else ""
-        for section in (_root(self._session).boot, self._session.rest()):
-            for path in section.paths:
-                if not path.startswith(start):
-                    continue
-                parts = path[len(start) :].replace("__pycache__/", "", 1).removesuffix(_TAG).split("/")
-                name = parts[0] if len(parts) > 1 or path.endswith(_TAG) else getmodulename(parts[0])
-                if len(parts) == 2 and (parts[1] == "__init__" or getmodulename(parts[1]) == "__init__"):
-                    found[parts[0]] = True
-                elif len(parts) == 1 and name and name != "__init__":
-                    found.setdefault(name, False)
-        for name in sorted(found):
-            if "." not in name:
-                yield prefix + name, found[name]
 
 
 def own_path() -> list[str]:
@@ -214,14 +183,16 @@ def own_path() -> list[str]:
     for entry in sys.path:
         if not isinstance(entry, str):
             continue
-        if entry == library or entry.endswith(f"python{sys.version_info[0]}{sys.version_info[1]}.zip"):
+        if entry == library:
             break
-        if entry.rstrip("/") != runtime.rstrip("/"):
+        # The standard library's zip comes first of all under `python -P`; what a package then inserts stands behind it.
+        zipped = entry.endswith(f"python{sys.version_info[0]}{sys.version_info[1]}.zip")
+        if not zipped and entry.rstrip("/") != runtime.rstrip("/"):
             entries.append(entry)
     return entries
 
 
-def _root(session: Session) -> Root:
+def root_of(session: Session) -> Root:
     if session.is_open:
         return session.root()
     with _ImportLockReleased():
@@ -260,14 +231,14 @@ class _ImportLockReleased:
             acquire_lock()
 
 
-def _find(session: Session, fullname: str, base: str) -> ModuleSpec | list[str]:
+def find(session: Session, fullname: str, base: str) -> ModuleSpec | list[str]:
     """Return the spec of the module at ``base`` in a pack, or the portions of a namespace package (perhaps none)."""
     if session.plain:
         plain = PathFinder.find_spec(fullname, [os.path.dirname(f"{session.tree}/{base}")])
         if plain is not None and plain.loader is None:
             return list(plain.submodule_search_locations or ())
         return plain or []
-    root = _root(session)
+    root = root_of(session)
     spec = _find_in(session, root.boot, fullname, base)
     if spec is not None:
         return spec
@@ -311,7 +282,7 @@ def _find_in(session: Session, section: Section, fullname: str, base: str) -> Mo
                 location = f"{session.tree}/{stem}{suffix}"
                 return _spec(fullname, PackExtensionLoader(fullname, location, session, section, file), package)
         location = f"{session.tree}/{stem}.py"
-        file = files.get(cache + _TAG)
+        file = files.get(cache + TAG)
         if file is not None:
             return _spec(fullname, PackLoader(fullname, location, session, section, file), package)
         file = files.get(f"{stem}.py")

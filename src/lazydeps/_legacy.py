@@ -47,8 +47,8 @@ _NO_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
 _READ = os.O_RDWR | os.O_CREAT | NO_FOLLOW
 UNCOMPILED = "tests"
-"""A folder of this name gets no bytecode: hardly a start imports from it, and many of the distributions that are large
-consist of it for a third. What it holds is compiled, in memory, by whoever imports it."""
+"""A folder of this name gets no bytecode: hardly a start imports from it, and large distributions have thousands of such
+files. What is imported from it is compiled then."""
 
 
 class ArchiveStore(Store):

@@ -132,9 +132,7 @@ def load(
             _finder = PackFinder()
             os.register_at_fork(after_in_child=_after_fork)
         _finder.sessions = tuple(_sessions.values())
-        if _finder not in sys.meta_path:
-            sys.meta_path.insert(_place(), _finder)
-            sys.path_hooks.insert(0, _finder.entry_finder)
+        _finder.install(_place())
         if config.children and environ is os.environ:
             from . import _children
 

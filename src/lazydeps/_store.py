@@ -365,6 +365,16 @@ class Store:
         self._writable = create
         return True
 
+    def close(self) -> None:
+        """Close the maps now, and not whenever they are collected: each has a descriptor of its own."""
+        for each in (self._code, self._landed):
+            try:
+                if each is not None:
+                    each.close()
+            except BufferError:
+                pass  # somebody still reads what `bytecode` returned
+        self._code = self._landed = None
+
     def reopen(self, root: Root) -> bool:
         """Map what lies at the store's place now; somebody may have removed and remade it."""
         self._landed = self._code = None

@@ -159,6 +159,7 @@ class Worker:
                     self._landing.close()
         finally:
             store.unlock()
+            store.close()
 
     def stop(self) -> None:
         """Make `run` return soon. Safe to call from any thread."""

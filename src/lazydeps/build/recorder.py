@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 _FROZEN = ("_frozen_importlib", "_frozen_importlib_external")
 _IMPORTLIB = (*_FROZEN, "importlib._bootstrap", "importlib._bootstrap_external")
 """The import system's names, before and after `importlib` itself has been imported."""
+_LISTERS = (*_IMPORTLIB, "pkgutil")
+"""Who lists a package's folder to know which modules are in it: the runtime answers them from its index."""
 _MODULE_SUFFIXES = (".py", ".pyc")
 _EXTENSION_SUFFIXES = tuple(extension_suffixes())
 _CACHE = f"{os.sep}__pycache__{os.sep}"
@@ -51,9 +53,11 @@ class Recorder:
         # Before anything runs: a file that the program itself writes into the tree is none of the pack's.
         self.folders: dict[str, list[str]] = {}
         self.files: set[str] = set()
-        for folder, _, names in os.walk(tree):
+        self._deeper: dict[str, list[str]] = {}
+        for folder, deeper, names in os.walk(tree):
             relative = "" if folder == tree else folder[len(self._prefix) :]
             self.folders[relative] = sorted(names)
+            self._deeper[relative] = sorted(deeper)
             self.files.update(os.path.join(relative, name) for name in names)
 
     # --- what Python tells us ---
@@ -77,11 +81,9 @@ class Recorder:
             path = self._inside(args[0])
             if path in self.folders:
                 frame = sys._getframe(1)
-                # importlib lists each package's folder to know what is in it; the runtime has an index for that.
-                if frame.f_globals.get("__name__") not in _IMPORTLIB:
-                    for name in self.folders[path]:
-                        if not name.endswith((*_MODULE_SUFFIXES, *_EXTENSION_SUFFIXES)):
-                            self._before_module("file", os.path.join(path, name), frame)
+                if frame.f_globals.get("__name__") not in _LISTERS:
+                    for file in self._listed(path):
+                        self._before_module("file", file, frame)
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: object = None) -> None:
         """Note where a submodule is looked for, and leave finding it to those who can."""
@@ -115,6 +117,31 @@ class Recorder:
                 return
         # A module's file that somebody reads as text: some packages look at their own sources while they are imported.
         self._before_module("file", path, frame)
+
+    def _listed(self, folder: str) -> list[str]:
+        """Return the files that have to be there for a listing to show what it shows here.
+
+        In a package that is every source, and a file of each deeper folder: OpenCV, for one, imports what it sees in
+        its own folder, and without complaint nothing where it sees nothing. At the top, where `importlib.metadata`
+        looks around, data files do. Extension modules are too big to be there for a name alone.
+        """
+        kept = [name for name in self.folders[folder] if not name.endswith((".pyc", *_EXTENSION_SUFFIXES))]
+        if not folder:
+            return [name for name in kept if not name.endswith(".py")]
+        found = [os.path.join(folder, name) for name in kept]
+        for name in self._deeper[folder]:
+            deeper = os.path.join(folder, name)
+            files = [os.path.join(deeper, file) for file in self.folders[deeper] if name != "__pycache__"]
+            init = os.path.join(deeper, "__init__.py")
+            if files:
+                found.append(init if init in files else min(files, key=self._size))
+        return found
+
+    def _size(self, file: str) -> int:
+        try:
+            return os.stat(self._prefix + file).st_size
+        except OSError:
+            return 0  # the program has removed it
 
     def _source(self, path: str) -> str:
         if path.endswith(".pyc") and _CACHE in os.sep + path:

@@ -1,0 +1,1 @@
+"""Other projects' test suites, run from an installation and from a pack, and compared: `make compat`."""
