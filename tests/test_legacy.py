@@ -567,18 +567,31 @@ except lazydeps.FetchError as error:
     assert left_over == [0, ""]
 
 
+@pytest.mark.parametrize("host", ["fork", "threads"])
+def test_a_worker_knows_the_time_that_is_left(run_python: RunPython, host: str) -> None:
+    """A source that asks for a longer pause than there is time is not asked again: its refusal is the error."""
+    code = (THREADS if host == "threads" else "") + (
+        "try:\n    with lazydeps.deadline(1):\n        lazydeps.load(*refs)\n        import alpha\n"
+        "except lazydeps.FetchError as error:\n    found = error.status"
+    )
+    with ScriptedServer(lambda request: answer(503, **{"Retry-After": "5"})) as server:
+        assert run(run_python, code, ref_of(f"{server.endpoint}/a.zip", b"x")) == 503
+        assert len(server.requests) == 1
+
+
 def test_a_deadline_bounds_the_pinning(run_python: RunPython) -> None:
     """Without a pin the archive is fetched by ``load`` itself, which the deadline bounds as well."""
     code = """
 try:
-    with lazydeps.deadline(0.7):
+    with lazydeps.deadline(1):
         lazydeps.load(*refs)
 except lazydeps.FetchError as error:
-    found = error.url
+    found = error.status
 """
-    with ScriptedServer(lambda request: Answer(b"", "hang")) as server:
+    with ScriptedServer(lambda request: answer(503, **{"Retry-After": "5"})) as server:
         url = f"{server.endpoint}/a.zip"
-        assert run(run_python, code, url, environ={"LAZYDEPS_ALLOW_UNPINNED": "1"}) == url
+        assert run(run_python, code, url, environ={"LAZYDEPS_ALLOW_UNPINNED": "1"}) == 503
+        assert len(server.requests) == 1
 
 
 @pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar.zst"])
@@ -607,14 +620,18 @@ found = [seen, lazydeps.report().packs[0].host]
 
 
 class Archived(Pack):
-    """The tree of a `Pack`, in a zip."""
+    """The tree of a `Pack`, in a zip; ``sources`` are modules of 60 kB that are next to nothing in the zip."""
 
-    def __init__(self, folder: Path, name: str) -> None:
+    def __init__(self, folder: Path, name: str, *, sources: int = 0) -> None:
         super().__init__(folder, name)
         self.path = folder / f"{name}.zip"
-        files = {path.relative_to(self.tree).as_posix(): path for path in self.tree.rglob("*") if path.is_file()}
-        files = {name: path for name, path in files.items() if not name.endswith(".pyc")}
-        self.path.write_bytes(as_zip({name: path.read_bytes() for name, path in files.items()}))
+        self.files = {
+            path.relative_to(self.tree).as_posix(): path.read_bytes()
+            for path in self.tree.rglob("*")
+            if path.is_file() and path.suffix != ".pyc"
+        }
+        self.files |= {f"many/m{n}.py": b"T = '" + b"x" * 60_000 + b"'\n" for n in range(sources)}
+        self.path.write_bytes(as_zip(self.files))
         self.digest = hashlib.sha256(self.path.read_bytes()).hexdigest()
 
     @property
@@ -716,26 +733,26 @@ def test_a_pack_does_not_remove_an_archive_in_use(archived: Archived, packs: lis
 
 
 @pytest.mark.parametrize("host", ["fork", "threads"])
-@pytest.mark.parametrize("size", [3, 4, 5, 6])
-def test_full_in_the_middle(archived: Archived, packs: list[Pack], tmp_path: Path, size: int, host: str) -> None:
-    """A disk that is full in spite of the check, in whatever step: another store goes, and the step is done again."""
-    with disk(tmp_path / "disk", f"size={size + 4}m") as place:
-        run_pack(packs[0], place / "s")
-        (place / "filler").write_bytes(bytes(3 << 20))
+@pytest.mark.parametrize(
+    ("step", "sources", "free", "removed"), [("download", 0, 1.0, 2), ("extract", 0, 3.6, 1), ("compile", 60, 9.2, 1)]
+)
+def test_full_in_the_middle(
+    packs: list[Pack], tmp_path: Path, step: str, sources: int, free: float, removed: int, host: str
+) -> None:
+    """A disk that is full in spite of the check, in whatever step: another store goes, and the step goes on."""
+    archived = Archived(tmp_path, step, sources=sources)
+    with disk(tmp_path / "disk", "size=20m") as place:
+        for pack in packs:
+            run_pack(pack, place / "s")
+        facts = os.statvfs(place)
+        (place / "filler").write_bytes(bytes(facts.f_bavail * facts.f_frsize - int(free * 1e6)))
         before = "from lazydeps import _store\n_store.Store.room = lambda self: (1 << 40, None)"
-        found = run_pack(archived, place / "s", before=before, host=host)
-        if isinstance(found, dict):  # too small even alone
-            assert (found["type"], size < 6) == ("InsufficientSpaceError", True)
-            assert "the disk is full" in found["message"]
-            assert not list((place / "s").glob("*/whole"))
-            (place / "filler").unlink()
-            found = run_pack(archived, place / "s", host=host)
-        assert found == ["zipped", 900_000]
+        assert run_pack(archived, place / "s", before=before, host=host) == [step, 900_000]
+        assert names(place / "s") == {archived.folder, *(pack.folder for pack in packs[removed:])}
         tree = place / "s" / archived.folder / "tree"
-        for path in archived.tree.rglob("*"):
-            if path.is_file() and path.suffix != ".pyc":
-                assert (tree / path.relative_to(archived.tree)).read_bytes() == path.read_bytes()
-        assert len(list(tree.rglob("*.pyc"))) == 3
+        for name, content in archived.files.items():
+            assert (tree / name).read_bytes() == content
+        assert len(list(tree.rglob("*.pyc"))) == 3 + sources
 
 
 @pytest.mark.build

@@ -47,8 +47,8 @@ _NO_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
 _READ = os.O_RDWR | os.O_CREAT | NO_FOLLOW
 UNCOMPILED = "tests"
-"""A folder of this name gets no bytecode: hardly a start imports from it, and large distributions have thousands of such
-files. What is imported from it is compiled then."""
+"""A folder of this name gets no bytecode: hardly a start imports from it, and large distributions have thousands of
+such files. What is imported from it is compiled then."""
 
 
 class ArchiveStore(Store):
