@@ -18,7 +18,7 @@ from fuzz import mutate, targets
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lazydeps import UnsafeArchiveError, _pack
+from lazydeps import UnsafeArchiveError, _archive, _pack
 from lazydeps._config import Config, Limits
 from lazydeps._fetch import new_decompressor, unpack
 from lazydeps._pack import Frame, Section, check_path
@@ -206,6 +206,10 @@ def test_a_target_finds_what_it_looks_for(monkeypatch: pytest.MonkeyPatch) -> No
     )
     with pytest.raises(targets.Finding, match="a and b agree"):
         targets.run_frame(b"\x05\0\0nothing")
+    monkeypatch.setattr(_archive, "check_name", lambda raw, limits, *, folder=False: raw)
+    with pytest.raises(targets.Finding, match="plain parts"):
+        stored = targets.TARGETS["legacy"].seeds()[1]
+        targets.TARGETS["legacy"].run(stored.replace(b"python/alpha/empty", b"python/../ha/empty"))
 
 
 @pytest.mark.parametrize("way", targets.decompressors())

@@ -633,10 +633,10 @@ print(loading.refs[0])
 
 
 def test_other_archives_are_refused_by_name(run_python: RunPython, pack: Written) -> None:
-    """A reference to a zip or a tar.gz says what to do instead."""
-    error = failure(run_python, f"file:///deps/libs.zip#sha256={'0' * 64}")
+    """A pinned archive whose name does not say what it is, is refused with the names that do."""
+    error = failure(run_python, f"file:///deps/libs.rar#sha256={'0' * 64}")
     assert error["type"] == "ConfigError"
-    assert "--from-dir" in error["message"]
+    assert ".whl" in error["message"]
 
 
 def test_another_pack_at_the_address_is_refused(run_python: RunPython, pack: Written) -> None:

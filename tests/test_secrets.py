@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import io
 import json
 import os
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -145,6 +148,40 @@ def test_unpinned_references_are_not_repeated(pack: Written, tmp_path: Path) -> 
     said = told(tmp_path, "-c", START, f"https://localhost:1/p.tar.zst?{QUERY}", environ={})
     assert "is not pinned" in said
     assert "XYZZY" not in said
+
+
+@pytest.mark.parametrize("trouble", [*TROUBLE, "not pinned", "no archive", "another name"])
+def test_an_archive_tells_no_secret(tmp_path: Path, trouble: str) -> None:
+    """Nor does a start from an archive that is no pack, whatever becomes of it."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        archive.writestr("first.py", "N = 1\n")
+        archive.writestr("later.py", "N = 2\n")
+    content = made.getvalue() if trouble != "no archive" else b"no zip at all" * 20
+    pin = "" if trouble == "not pinned" else f"#sha256={hashlib.sha256(content).hexdigest()}"
+
+    def script(request: Request) -> Answer:
+        wrong = TROUBLE.get(trouble)
+        return ranged(request, content) if wrong is None else wrong(request, content)
+
+    with ScriptedServer(script) as server:
+        name = "a.rar" if trouble == "another name" else "a.zip"
+        said = told(tmp_path / "store", "-c", START, f"{server.endpoint}/{name}?{QUERY}{pin}", environ={})
+        assert server.requests or trouble in ("not pinned", "another name")
+        if trouble != "another name":
+            locked = told(tmp_path, "-m", "lazydeps", "lock", f"{server.endpoint}/{name}?{QUERY}", environ={})
+            assert f"/{name}" in locked or "Error" in locked
+            said += locked
+    assert "XYZZY" not in said
+    assert f"/{name}" in said
+    if trouble == "none":
+        assert "1\n2\n" in said.replace("0x", "")
+        assert pin in said  # in the report, and as `lock` prints it
+    else:
+        assert "Error" in said
+    for path in tmp_path.rglob("*"):
+        if path.is_file():
+            assert b"XYZZY" not in path.read_bytes()
 
 
 @pytest.mark.parametrize("command", ["inspect", "verify", "extract", "run"])

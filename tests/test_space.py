@@ -171,8 +171,13 @@ def test_only_stores_are_removed(tmp_path: Path) -> None:
     write_tree(outside, {"tree/precious.bin": b"1"})
     make_store(place, f"{digest(1)}-1")
     make_store(place, digest(2))
-    alien = ["notes", digest(3)[1:], digest(0xABC).upper(), f"{digest(4)}-{LAYOUT + 1}", f"{digest(5)}-01",
-             f"{digest(6)}-", f"{digest(7)}-1x", f"gone-{digest(8)}-1", "gone-notes-01234567"]  # fmt: skip
+    archive = make_store(place, f"{digest(12)}-1-cpython-313-x86_64-linux-gnu").name
+    alien = [
+        "notes", digest(3)[1:], digest(0xABC).upper(), f"{digest(4)}-{LAYOUT + 1}", f"{digest(5)}-01",
+        f"{digest(6)}-", f"{digest(7)}-1x", f"gone-{digest(8)}-1", "gone-notes-01234567",
+        f"{digest(13)}-{LAYOUT + 1}-cpython-313-darwin", f"{digest(14)}-cpython-313-darwin", f"{digest(15)}-1-",
+        f"{digest(16)}-1-a b",
+    ]  # fmt: skip
     for name in alien:
         make_store(place, name)
     (place / digest(9)).write_text("a file")
@@ -182,7 +187,7 @@ def test_only_stores_are_removed(tmp_path: Path) -> None:
         os.chown(make_store(place, f"{digest(11)}-1"), 65534, 65534)
         alien.append(f"{digest(11)}-1")
     removed, in_use = _space.collect(str(place))
-    assert (set(removed), in_use) == ({f"{digest(1)}-1", digest(2)}, [])
+    assert (set(removed), in_use) == ({f"{digest(1)}-1", digest(2), archive}, [])
     assert names(place) == set(alien)
     assert (outside / "tree/precious.bin").read_bytes() == b"1"
 

@@ -22,7 +22,7 @@ from .errors import LazydepsError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Container, Iterable, Sequence
     from importlib.metadata import Distribution, DistributionFinder
     from importlib.readers import FileReader
     from types import CodeType, ModuleType
@@ -92,7 +92,11 @@ class PackFinder:
                 other = PathFinder.find_spec(name)
                 if other is not None:
                     return other
-            if name not in root_of(session).top_level:
+            if session.plain and not session.is_open:
+                own = PathFinder.find_spec(name, own_path())
+                if own is not None and own.loader is not None:
+                    return own  # an archive comes whole or not at all, and nobody else's import shall wait for that
+            if name not in _top_level(session):
                 continue
             own = PathFinder.find_spec(name, own_path())
             if own is not None and own.loader is not None:
@@ -131,7 +135,8 @@ class PackFinder:
             ImportError: the folder is none of a pack's.
         """
         for session in self.sessions:
-            if f"{path}/".startswith(session.tree + "/"):
+            # The tree of an archive is a folder like any other.
+            if not session.plain and f"{path}/".startswith(session.tree + "/"):
                 from ._path_entry import PackEntry
 
                 return PackEntry(session, path)
@@ -194,6 +199,13 @@ def root_of(session: Session) -> Root:
         return session.root()
 
 
+def _top_level(session: Session) -> Container[str]:
+    if session.is_open:
+        return session.top_level()
+    with _ImportLockReleased():
+        return session.top_level()
+
+
 class _ImportLockReleased:
     """Gives up the global import lock for a while.
 
@@ -221,6 +233,11 @@ class _ImportLockReleased:
 
 def find(session: Session, fullname: str, base: str) -> ModuleSpec | list[str]:
     """Return the spec of the module at ``base`` in a pack, or the portions of a namespace package (perhaps none)."""
+    if session.plain:
+        plain = PathFinder.find_spec(fullname, [os.path.dirname(f"{session.tree}/{base}")])
+        if plain is not None and plain.loader is None:
+            return list(plain.submodule_search_locations or ())
+        return plain or []
     root = root_of(session)
     spec = _find_in(session, root.boot, fullname, base)
     if spec is not None:

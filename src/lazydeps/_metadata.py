@@ -7,7 +7,14 @@ from __future__ import annotations
 
 import csv
 import re
-from importlib.metadata import Distribution, FileHash, PackagePath, PathDistribution
+from importlib.metadata import (
+    Distribution,
+    DistributionFinder,
+    FileHash,
+    MetadataPathFinder,
+    PackagePath,
+    PathDistribution,
+)
 from pathlib import Path
 
 TYPE_CHECKING = False
@@ -69,6 +76,11 @@ class PackDistribution(PathDistribution):
 
 def find_distributions(session: Session, name: str | None) -> Iterator[Distribution]:
     """Yield the distributions of a pack: all, or those with this name (in any spelling)."""
+    if session.plain:
+        session.top_level()  # waits for the tree to be there
+        facts = {"path": [session.tree]} if name is None else {"path": [session.tree], "name": name}
+        yield from MetadataPathFinder.find_distributions(DistributionFinder.Context(**facts))
+        return
     wanted = None if name is None else _normalise(name)
     for folder in session.root().metadata:
         project = folder.rpartition(".")[0].partition("-")[0]

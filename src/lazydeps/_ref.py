@@ -9,6 +9,8 @@ from ._digest import PREFIX, parse_digest
 from .errors import ConfigError
 
 SCHEMES = ("s3", "https", "http", "file")
+ARCHIVES = (".zip", ".whl", ".tar", ".tar.gz", ".tgz", ".tar.zst")
+"""How the name of an archive that is not a pack ends, which says what it is. Unpinned, a ``.tar.zst`` is a pack."""
 
 
 class Ref:
@@ -27,6 +29,17 @@ class Ref:
         self.url = url
         self.root = root
         self.sha256 = sha256
+
+    @property
+    def suffix(self) -> str | None:
+        """Which of `ARCHIVES` the name ends with, or None."""
+        name = self.url.partition("?")[0].lower() if self.url.startswith("http") else self.url.lower()
+        return next((suffix for suffix in ARCHIVES if name.endswith(suffix)), None)
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether this is an archive that is not a pack."""
+        return self.sha256 is not None or (self.root is None and self.suffix not in (None, ".tar.zst"))
 
     @classmethod
     def parse(cls, text: str) -> Ref:

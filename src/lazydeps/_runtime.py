@@ -92,7 +92,9 @@ def load(
     are installed.
 
     Args:
-        refs: references, ``URL#root=sha256:HEX``. None: those in ``LAZYDEPS_PACK``, separated by white space.
+        refs: references, ``URL#root=sha256:HEX``, or ``URL#sha256=HEX`` for an archive that is not a pack (a zip, a
+            Lambda layer, a tar, a wheel), which is extracted whole before the first import from it.
+            None: those in ``LAZYDEPS_PACK``, separated by white space.
             The first pack that has a module wins. A pack that is loaded already is not loaded again.
         directory: where the stores are. None: ``LAZYDEPS_DIR``, else ``/tmp/lazydeps``.
         timeout: seconds that all of it may take. None: ``LAZYDEPS_TIMEOUT``, else no limit but those of each request.
@@ -116,13 +118,10 @@ def load(
     parsed = [Ref.parse(text) for text in (refs or config.pack)]
     if not parsed:
         return Loading(())
-    from ._session import Session
-    from ._sources import open_source
-
     global _finder
     with _loading:
         # All of them are made before any is started: a reference that is refused leaves no worker behind.
-        known = {ref: _sessions.get(ref) or Session(ref, open_source(ref.url, environ), config) for ref in parsed}
+        known = {ref: _sessions.get(ref) or _new_session(ref, environ, config) for ref in parsed}
         for ref, session in known.items():
             if ref not in _sessions:
                 session.start()
@@ -139,6 +138,18 @@ def load(
 
             _children.tell([(str(session.ref), session.store.directory) for session in known.values()])
     return Loading(tuple(known.values()))
+
+
+def _new_session(ref: Ref, environ: Mapping[str, str], config: Config) -> Session:
+    from ._session import Session
+    from ._sources import open_source
+
+    kind = Session
+    if ref.is_archive:
+        from ._legacy import ArchiveSession
+
+        kind = ArchiveSession
+    return kind(ref, open_source(ref.url, environ), config)
 
 
 def wait(*, complete: bool = False) -> None:

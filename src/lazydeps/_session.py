@@ -26,7 +26,7 @@ from .events import FrameTimes, PackReport, Phase, Stall
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections import deque
-    from collections.abc import Callable
+    from collections.abc import Callable, Container
     from typing import Any
 
     from ._config import Config
@@ -59,6 +59,9 @@ for the time in which the root, with the pack's own list, is still on its way.""
 class Session:
     """A pack being loaded, or loaded."""
 
+    plain = False
+    """Whether its tree is imported from as it lies there, and only once it is whole (an archive that is no pack)."""
+
     def __init__(self, ref: Ref, source: Source, config: Config) -> None:
         """Pin the pack and name its store; `start` begins the work.
 
@@ -71,13 +74,10 @@ class Session:
             ConfigError: the reference is not pinned and unpinned references are not allowed.
         """
         self.began = time.monotonic()
-        if ref.root is None:
-            ref = _pin(ref, source, config)
-        assert ref.root is not None
-        self.ref = ref
         self._source = source
         self._config = config
-        self.store = Store(config.directory, ref.root)
+        self.ref = self._pinned(ref)
+        self.store = self._new_store()
         self.tree = self.store.tree
         """The site-packages folder."""
         self._root: Root | None = None
@@ -165,7 +165,11 @@ class Session:
 
     def failed(self) -> bool:
         """Whether the pack could not even be opened."""
-        return self._root is None and self._error is not None
+        return not self.is_open and self._error is not None
+
+    def top_level(self) -> Container[str]:
+        """Return the names that can be imported from it, as soon as they are known."""
+        return self.root().top_level
 
     def rest(self, *, within: float | None = None) -> Section:
         """Return the section of the data and cold frames, as soon as it is known."""
@@ -380,18 +384,7 @@ class Session:
         )
 
     def _start_host(self, *, threads: bool = False) -> None:
-        seconds = _deadline.seconds_left(self._config.timeout)
-
-        def worker_for(wake: Callable[[], None]) -> Worker:
-            return Worker(
-                ref=self.ref,
-                source=self._source,
-                store=self._new_store(),
-                config=self._config,
-                wake=wake,
-                seconds=seconds,
-            )
-
+        seconds = _deadline.seconds_left(self._config.timeout)  # here: a worker's process or thread has no deadline
         self._error, self._error_until = None, float("inf")
         self._deadline = None if seconds is None else time.monotonic() + seconds
         host_for = ThreadHost if threads or not fork_is_safe() else ForkHost
@@ -400,13 +393,11 @@ class Session:
             # where somebody forks while another thread imports a module, nobody can import that one in the child.
             with WorkerThread():
                 import fcntl  # noqa: F401
-                import json  # noqa: F401
-                import mmap  # noqa: F401
 
                 new_sha256()
-                new_decompressor()
                 self._source.prepare()
-        self._host = host_for(worker_for)
+                self._prepare_worker()
+        self._host = host_for(lambda wake: self._new_worker(wake, seconds))
         self._hosts.append(self._host.kind)
 
     def _run_inline(
@@ -440,6 +431,26 @@ class Session:
                 self._results.append(worker.stats.as_dict())
         finally:
             self._inline.release()
+
+    def _pinned(self, ref: Ref) -> Ref:
+        return _pin(ref, self._source, self._config) if ref.root is None else ref
+
+    def _prepare_worker(self) -> None:
+        """Import what a worker in a thread would import there."""
+        import json  # noqa: F401
+        import mmap  # noqa: F401
+
+        new_decompressor()
+
+    def _new_worker(self, wake: Callable[[], None], seconds: float | None) -> Worker:
+        return Worker(
+            ref=self.ref,
+            source=self._source,
+            store=self._new_store(),
+            config=self._config,
+            wake=wake,
+            seconds=seconds,
+        )
 
     def _new_store(self) -> Store:
         # A worker holds the store's lock and writes: it gets a store object of its own, which nobody shares.
@@ -523,11 +534,6 @@ def forget_parent() -> None:
 
 def _pin(ref: Ref, source: Source, config: Config) -> Ref:
     """Return the reference with the root that the source holds now, if that is allowed."""
-    if ref.sha256 is not None:
-        raise ConfigError(
-            f"{source.url} is pinned as an archive (#sha256=…), and this version loads packs only. Pack the same "
-            "folder with `lazydeps pack --from-dir`, and use the reference that it prints."
-        )
     if not config.allow_unpinned:
         raise ConfigError(
             f"{source.url} is not pinned, so whoever can write there could run code here. Use the reference that "

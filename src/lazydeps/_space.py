@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 GONE = "gone-"
 """Begins the name of a store that is being removed."""
+_MARKS = str.maketrans("", "", "-_")
+"""What stands in a platform's name beside letters and digits."""
 
 
 def make_room(
@@ -44,7 +46,21 @@ def make_room(
     Raises:
         InsufficientSpaceError: it does not fit.
     """
-    names = _names_to_come(store, root, rest, complete=complete, first=first)
+    make_room_for(store, "pack", needed, _names_to_come(store, root, rest, complete=complete, first=first))
+
+
+def make_room_for(store: Store, what: str, needed: int, names: int) -> None:
+    """Remove other stores until so much will fit.
+
+    Args:
+        store: the store that it will land in.
+        what: ``pack`` or ``archive``, for the message.
+        needed: the bytes that have still to land.
+        names: the files and folders that have.
+
+    Raises:
+        InsufficientSpaceError: it does not fit.
+    """
 
     def enough() -> bool:
         free, inodes = store.room()
@@ -56,13 +72,13 @@ def make_room(
     free, inodes = store.room()
     if needed > free:
         words = (
-            f"the pack needs {needed} more bytes in {store.directory} and {free} are free.{in_use(held)} Raise the "
+            f"the {what} needs {needed} more bytes in {store.directory} and {free} are free.{in_use(held)} Raise the "
             f"function's ephemeral_storage by at least {-(-(needed - free) // 2**20)} MB (Lambda allows 512 to 10,240 "
             "MB), or set LAZYDEPS_DIR to a larger disk."
         )
     else:
         words = (
-            f"the pack needs {names} more files and folders in {store.directory}, and its file system has inodes for "
+            f"the {what} needs {names} more files and folders in {store.directory}, and its file system has inodes for "
             f"{inodes}.{in_use(held)} Remove files from that disk, or raise the function's ephemeral_storage, which "
             "brings more inodes with it, or set LAZYDEPS_DIR to another disk."
         )
@@ -159,13 +175,17 @@ def leftovers(directory: str) -> list[str]:
 def layout_of(name: str) -> int | None:
     """Return the layout that a store's name tells, 0 before names told it; None if this is no name of a store.
 
-    A store of a later layout is none: who uses it may hold it in a way that we know nothing of.
+    The name of an archive's store goes on with the interpreter that it was extracted for. A store of a later layout is
+    none: who uses it may hold it in a way that we know nothing of.
     """
-    digest, dash, layout = name.partition("-")
+    digest, dash, rest = name.partition("-")
     if not _is_hex(digest, 2 * NAME_BYTES):
         return None
     if not dash:
         return 0
+    layout, dash, kind = rest.partition("-")
+    if dash and not kind.translate(_MARKS).isalnum():
+        return None
     return next((number for number in range(1, LAYOUT + 1) if layout == str(number)), None)
 
 

@@ -114,13 +114,16 @@ class Store:
 
     def _furnish(self) -> None:
         """Make what the folder holds from the beginning. Needs the lock."""
+        self._furnish_tree()
+        _make_folder(f"{self.path}/parts")
+        os.close(os.open(f"{self.path}/users", os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o600))
+
+    def _furnish_tree(self) -> None:
         if not os.path.lexists(self.tree):
             # A new tree holds nothing, whatever an older record says of what had landed. First the record goes: a
             # process that finds a tree believes the record beside it.
             self._remove("landed")
         _make_folder(self.tree)
-        _make_folder(f"{self.path}/parts")
-        os.close(os.open(f"{self.path}/users", os.O_RDWR | os.O_CREAT | NO_FOLLOW, 0o600))
 
     def check_owner(self) -> None:
         """Raise ConfigError unless the store is a real folder that only we can write to."""

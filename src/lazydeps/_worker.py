@@ -137,7 +137,7 @@ class Worker:
         store = self._store
         store.prepare()
         with self._phase("lock"):
-            self._take_lock()
+            self._take_lock(store)
         try:
             try:
                 with self._phase("root"):
@@ -209,13 +209,13 @@ class Worker:
             thread.start()
             self._threads.append(thread)
 
-    def _take_lock(self) -> None:
+    def _take_lock(self, store: Store) -> None:
         waited = 0.0
         pause = 0.001
-        while not self._store.try_lock():
+        while not store.try_lock():
             if self._stopped or waited > LOCK_SECONDS or self._retry.left() <= 0:
                 raise LazydepsError(
-                    f"another process has held {self._store.path}/lock for {waited:.0f} seconds "
+                    f"another process has held {store.path}/lock for {waited:.0f} seconds "
                     "while landing the same pack. End that process, or set LAZYDEPS_DIR to another folder."
                 )
             time.sleep(pause)

@@ -341,6 +341,30 @@ def extract(console: Console, pack: str, out: Path) -> None:
         console.line(f"{files:,} files in {out}")
 
 
+@cli.command(
+    epilog="""\b
+Examples:
+  lazydeps lock s3://my-bucket/libs/data-science.zip
+  lazydeps lock build/layer.zip --json | jq -r .ref"""
+)
+@click.argument("archive", metavar="ARCHIVE")
+@output_options
+def lock(console: Console, archive: str) -> None:
+    """Pin ARCHIVE, a path or a URL, that is not a pack: a zip, a Lambda layer, a tar, a wheel.
+
+    Downloads it and checks every member as a start would, then prints the reference.
+    """
+    from lazydeps.build.lock import lock as lock_archive
+
+    ref = read.as_ref(archive)
+    with console.step(f"Checking {ref.shown}"):
+        facts = lock_archive(ref)
+    if console.result(asdict(facts)):
+        return
+    console.line(f"{facts.files:,} files, {mega(facts.size)}, {mega(facts.unpacked_size)} unpacked")
+    console.line("\n" + facts.ref)
+
+
 class _ProgramCommand(click.Command):
     """A command whose own options end where the program's words begin, as `python`'s do."""
 
@@ -413,6 +437,12 @@ def run(
 
 def _pinned(ref: Ref) -> Ref:
     """Pin a file on this disk, which the caller has just named, to what it holds now."""
+    if ref.is_archive and ref.sha256 is None and ref.url.startswith("file:"):
+        from lazydeps.build.lock import lock as lock_archive
+
+        return Ref(ref.url, sha256=Ref.parse(lock_archive(ref).ref).sha256)
+    if ref.is_archive:
+        return ref
     if ref.root is None and ref.url.startswith("file:"):
         with read.open_pack(ref) as opened:
             return opened.ref
@@ -470,8 +500,8 @@ Examples:
 def gc(console: Console, directory: Path | None, keep: int, older_than: float, dry_run: bool) -> int:
     """Remove the stores that no running process uses.
 
-    A store is where a pack lands, one folder for each. What is removed is fetched again by the next start that needs
-    it. A start that runs short of space does the same by itself.
+    A store is where a pack or another archive lands, one folder for each. What is removed is fetched again by the next
+    start that needs it. A start that runs short of space does the same by itself.
 
     Exit code 1: something that should have been removed could not be.
     """
@@ -513,8 +543,9 @@ def _store_line(removal: Removal, *, dry_run: bool) -> str:
     store = removal.store
     fate = "would be removed" if dry_run and removal.fate == "removed" else removal.fate
     count = "unknown" if store.distributions is None else str(store.distributions)
+    kind = "" if store.interpreter is None else f"an archive for {store.interpreter}, "
     used = datetime.fromtimestamp(store.last_used).astimezone().isoformat(" ", "minutes")
-    return f"{fate:7} {store.root}  {count} distributions, {mega(store.size)}, last used {used}"
+    return f"{fate:7} {store.root}  {kind}{count} distributions, {mega(store.size)}, last used {used}"
 
 
 def run_cli(args: Sequence[str]) -> int:

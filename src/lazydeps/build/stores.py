@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from lazydeps import _space
 from lazydeps._config import Limits
+from lazydeps._digest import parse_digest
 from lazydeps._pack import Root
 from lazydeps._store import NO_FOLLOW, check_folder
 from lazydeps.errors import ConfigError, LazydepsError
@@ -32,9 +33,12 @@ class StoredPack:
     name: str
     """The folder's name."""
     root: str
-    """The pack's root, ``sha256:HEX``; where the store does not tell it whole, as much of it as the name does."""
+    """What it was pinned by, ``sha256:HEX``: the pack's root, or the digest of an archive that is no pack. Where the
+    store does not tell it whole, as much of it as the name does."""
+    interpreter: str | None
+    """Which interpreter an archive was extracted for; None for a pack."""
     distributions: int | None
-    """How many distributions the pack has; None where the store holds no root that this version can read."""
+    """How many distributions are in it; None where the store does not tell."""
     size: int
     """Bytes that it takes on the disk."""
     last_used: float
@@ -126,15 +130,11 @@ def finish_removals(directory: str) -> int:
 
 def _describe(directory: str, name: str, used: float) -> StoredPack:
     path = f"{directory}/{name}"
-    digest = name.partition("-")[0]
-    root = None
-    try:
-        with open(os.open(f"{path}/root", os.O_RDONLY | NO_FOLLOW), "rb") as file:
-            root = Root(file.read(), limits=Limits())
-    except (OSError, LazydepsError):
-        pass
-    if root is not None and not root.digest.hex().startswith(digest):
-        root = None
+    digest, _, rest = name.partition("-")
+    interpreter = rest.partition("-")[2] or None
+    whole, distributions = _read_root(path) if interpreter is None else _read_archive(path)
+    if not whole.startswith(digest):
+        whole, distributions = digest, None
     held = False
     try:
         _space.Locks(path, create=False).release()
@@ -144,12 +144,34 @@ def _describe(directory: str, name: str, used: float) -> StoredPack:
         pass
     return StoredPack(
         name=name,
-        root="sha256:" + (digest if root is None else root.digest.hex()),
-        distributions=None if root is None else len(root.distributions),
+        root="sha256:" + whole,
+        interpreter=interpreter,
+        distributions=distributions,
         size=_size_of(path),
         last_used=used,
         held=held,
     )
+
+
+def _read_root(path: str) -> tuple[str, int | None]:
+    """Return the digest of a stored pack's root, and how many distributions it names."""
+    try:
+        with open(os.open(f"{path}/root", os.O_RDONLY | NO_FOLLOW), "rb") as file:
+            root = Root(file.read(), limits=Limits())
+    except (OSError, LazydepsError):
+        return "", None
+    return root.digest.hex(), len(root.distributions)
+
+
+def _read_archive(path: str) -> tuple[str, int | None]:
+    """Return the digest of an archive that has been extracted, and how many distributions its tree holds."""
+    try:
+        with open(os.open(f"{path}/whole", os.O_RDONLY | NO_FOLLOW), "rb") as file:
+            digest = parse_digest(file.read(100).decode("ascii", "replace"))
+        count = sum(name.endswith((".dist-info", ".egg-info")) for name in os.listdir(f"{path}/tree"))
+    except OSError:
+        return "", None
+    return ("", None) if digest is None else (digest.hex(), count)
 
 
 def _size_of(path: str) -> int:

@@ -1,0 +1,70 @@
+"""The digest that pins an archive that is not a pack, after the checks that a start makes. Nothing is extracted."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from lazydeps._config import Config
+from lazydeps._legacy import ArchiveStore, ArchiveWorker
+from lazydeps._ref import ARCHIVES, Ref
+from lazydeps._sources import open_source
+from lazydeps.errors import ConfigError
+
+
+@dataclass(frozen=True, slots=True)
+class Locked:
+    """An archive that may be loaded."""
+
+    ref: str
+    """``URL#sha256=HEX``; of a presigned address what it is signed with is left out."""
+    size: int
+    """Bytes of the archive."""
+    files: int
+    """Files that a start would write, for an interpreter like this one."""
+    unpacked_size: int
+    """Bytes of those files."""
+
+
+def lock(ref: Ref) -> Locked:
+    """Download and check an archive.
+
+    Args:
+        ref: where it is; a pin that it has already is checked.
+
+    Raises:
+        ConfigError: its name does not say what kind of archive it is.
+        FetchError: it cannot be read.
+        IntegrityError: it is pinned, and another one by now.
+        UnsafeArchiveError, PackFormatError: no start would accept it.
+    """
+    if ref.root is not None or ref.suffix is None:
+        raise ConfigError(
+            f"{ref.shown} is no archive to lock: its name has to end with {', '.join(ARCHIVES)}. "
+            "For a pack, `lazydeps inspect` prints the reference."
+        )
+    with tempfile.TemporaryDirectory(prefix="lazydeps-lock-") as folder:
+        store = ArchiveStore(folder, bytes(32))
+        config = Config.from_environ(os.environ).replace(directory=folder)
+        source = open_source(ref.url, os.environ)
+        worker = ArchiveWorker(ref=ref, source=source, store=store, config=config, seconds=config.timeout)
+        store.prepare()
+        store.try_lock()  # which makes what is in it
+        try:
+            digest = worker.fetch()
+        finally:
+            store.unlock()
+        with Path(store.archive).open("rb") as file:
+            archive, layout = worker.check(file)
+            for _, chunks in archive.contents():
+                for _chunk in chunks:
+                    pass
+            size = file.seek(0, os.SEEK_END)
+    return Locked(
+        ref=Ref(ref.url, sha256=digest).shown,
+        size=size,
+        files=sum(map(len, layout.paths.values())),
+        unpacked_size=layout.unpacked,
+    )
