@@ -87,7 +87,9 @@ def add_tests(minor: str, python: str) -> None:
         session.log(f"working interpreters: {others}" + (f"; skipped, none found: {missing}" if missing else ""))
         install(session, "-e", ".[dev]")
         selection = [] if minor == FULL else ["-m", "not build and not chaos"]
-        session.run("pytest", *selection, *session.posargs, env=session_environ())
+        # A file's tests stay together, with their fixtures. What is asked for by name runs one after the other.
+        together = ["-n", str((os.cpu_count() or 1) + 1), "--dist", "loadfile"] if not session.posargs else []
+        session.run("pytest", *selection, *together, *session.posargs, env=session_environ())
 
     tests.__doc__ = "Run the whole suite." if minor == FULL else "Run the tests of the runtime."
     define: Callable[[Callable[[nox.Session], None]], object] = nox.session(
