@@ -274,14 +274,19 @@ try:
 except lazydeps.LazydepsError as caught:
     error = note(caught)
 AFTER
-tasks = os.listdir("/proc/self/task")
+children = []
+for task in os.listdir("/proc/self/task"):
+    try:
+        children += open(f"/proc/self/task/{task}/children").read().split()
+    except OSError:
+        pass  # a thread that has been joined leaves the system a moment later
 links = [os.readlink(f"/proc/self/fd/{n}") for n in os.listdir("/proc/self/fd") if os.path.exists(f"/proc/self/fd/{n}")]
 print(json.dumps({
     "value": value,
     "error": error,
     "later": later,
     "report": lazydeps.report().as_dict(),
-    "children": [child for task in tasks for child in open(f"/proc/self/task/{task}/children").read().split()],
+    "children": children,
     "threads": [thread.name for thread in threading.enumerate() if thread not in before],
     "sockets": [link for link in links if link.startswith("socket:")],
     "half": "many" in sys.modules and not hasattr(sys.modules["many"], "TOTAL"),

@@ -45,8 +45,9 @@ FRAME_SECONDS = 20.0
 HEDGES = 2
 """How many requests of a worker may be sent a second time because the first byte is late. S3's outliers are rare; where
 many first bytes are late, the reason lies elsewhere, and twice the requests would make it worse."""
-SHORTEST = 0.01
-"""Seconds that a wait for bytes gets when there is hardly any time left."""
+GRACE = 0.2
+"""Seconds that a wait for bytes may go on when the time is over: whoever waits for the worker knows what was waiting, and
+is to say so first."""
 
 
 class Tries:
@@ -99,7 +100,7 @@ class Retry:
 
     def timeout(self, longest: float) -> float:
         """Return how long one wait for bytes may be, seconds."""
-        return max(SHORTEST, min(longest, self.left()))
+        return min(longest, max(0.0, self.left()) + GRACE)
 
     @property
     def refused(self) -> bool:

@@ -794,7 +794,7 @@ def _unreachable(url: str, host: str, error: OSError, timeout: float) -> FetchEr
         )
     elif isinstance(error, TimeoutError):
         message = (
-            f"{host} did not answer within {timeout:g} seconds. In a VPC, S3 needs a gateway endpoint or a NAT gateway "
+            f"{host} did not answer within {timeout:.3g} seconds. In a VPC, S3 needs a gateway endpoint or a NAT gateway "
             "and a security group that lets port 443 out."
         )
     elif isinstance(error, ConnectionRefusedError):
