@@ -46,8 +46,8 @@ HEDGES = 2
 """How many requests of a worker may be sent a second time because the first byte is late. S3's outliers are rare; where
 many first bytes are late, the reason lies elsewhere, and twice the requests would make it worse."""
 GRACE = 0.2
-"""Seconds that a wait for bytes may go on when the time is over: whoever waits for the worker knows what was waiting, and
-is to say so first."""
+"""Seconds that a wait for bytes may go on when the time is over: whoever waits for the worker knows what was waiting,
+and is to say so first."""
 
 
 class Tries:

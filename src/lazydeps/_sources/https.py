@@ -794,8 +794,8 @@ def _unreachable(url: str, host: str, error: OSError, timeout: float) -> FetchEr
         )
     elif isinstance(error, TimeoutError):
         message = (
-            f"{host} did not answer within {timeout:.3g} seconds. In a VPC, S3 needs a gateway endpoint or a NAT gateway "
-            "and a security group that lets port 443 out."
+            f"{host} did not answer within {timeout:.3g} seconds. In a VPC, S3 needs a gateway endpoint or a NAT "
+            "gateway and a security group that lets port 443 out."
         )
     elif isinstance(error, ConnectionRefusedError):
         message = f"{host} refuses connections. Check AWS_ENDPOINT_URL or the address, and that the server runs."
