@@ -306,3 +306,175 @@ def test_a_source_that_refuses_is_not_hedged() -> None:
     assert not retry.may_hedge()
     retry.answered()
     assert retry.may_hedge()
+
+
+def test_a_deadline_is_not_the_loads(run_python: RunPython, pack: Written) -> None:
+    """A deadline ends the imports of the thread that set it. Others wait on, and so does the next invocation."""
+    content = pack.path.read_bytes()
+    go = threading.Event()
+
+    def script(request: Request) -> Answer:
+        go.wait(30)
+        return ranged(request, content)
+
+    code = """
+from lazydeps._config import Config
+Config.__init__.__kwdefaults__['socket_timeout'] = 600.0
+failed, seen = threading.Event(), []
+def patient():
+    with lazydeps.deadline(35):
+        import later  # not the same module: Python itself makes imports of one wait for each other
+        seen.append(later.N)
+def hasty():
+    try:
+        with lazydeps.deadline(0.4):
+            lazydeps.load(ref)
+            waiting.start()
+            import first
+    except lazydeps.FetchError as error:
+        seen.append("deadline left" in str(error))
+waiting = threading.Thread(target=patient)
+thread = threading.Thread(target=hasty)
+thread.start()
+thread.join()
+import urllib.request
+urllib.request.urlopen(GO).read()
+waiting.join()
+import first
+print(json.dumps([seen, first.N]))
+"""
+
+    def signal(request: Request) -> Answer:
+        go.set()
+        return Answer(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
+
+    with ScriptedServer(script) as server, ScriptedServer(signal) as gate:
+        assert run(run_python, server, pack, code.replace("GO)", f"{gate.url!r})")) == [[True, 2], 1]
+
+
+def test_threads_that_set_the_first_deadline_at_once(run_python: RunPython) -> None:
+    """The variable that holds deadlines is made once, however many threads need it first."""
+    code = """
+import sys, threading, time
+sys.setswitchinterval(1e-6)
+import builtins
+real = builtins.__import__
+def slow(name, *rest, **options):
+    if name == "contextvars":
+        time.sleep(0.05)
+    return real(name, *rest, **options)
+builtins.__import__ = slow
+import lazydeps
+from lazydeps import _deadline
+wrong = []
+def work():
+    try:
+        with lazydeps.deadline(5):
+            if _deadline.end() is None:
+                wrong.append("none")
+            time.sleep(0.05)
+    except ValueError as error:
+        wrong.append(str(error))
+threads = [threading.Thread(target=work) for _ in range(8)]
+[thread.start() for thread in threads]
+[thread.join() for thread in threads]
+with lazydeps.deadline(float("inf")):
+    assert _deadline.seconds_left(None) < 1e9
+print(wrong)
+"""
+    assert run_python(code).stdout == "[]\n"
+
+
+def test_a_deadline_stays_behind_in_a_fork(run_python: RunPython) -> None:
+    """A process forked inside a block may never leave it: it starts without."""
+    code = """
+import os, lazydeps
+from lazydeps import _deadline
+lazydeps.load("file:///nowhere/p#root=sha256:" + "ab" * 32)
+with lazydeps.deadline(5):
+    pid = os.fork()
+    if pid == 0:
+        os._exit(0 if _deadline.end() is None else 1)
+    print(os.waitpid(pid, 0)[1], _deadline.end() is not None)
+"""
+    assert run_python(code).stdout == "0 True\n"
+
+
+def test_a_tail_that_trickles_is_left(run_python: RunPython, pack: Written) -> None:
+    """What nobody wants of an answer is read to save a connection, but never waited for."""
+    content = pack.path.read_bytes()
+
+    def script(request: Request) -> Answer:
+        reply = ranged(request, content)
+        return Answer(reply.data[:-1], "hang") if request.span(content)[0] == 0 else reply
+
+    code = """
+from lazydeps._config import Config
+Config.__init__.__kwdefaults__['socket_timeout'] = 600.0
+with lazydeps.load(ref):
+    import first
+print(json.dumps(first.N))
+"""
+    with ScriptedServer(script) as server:
+        assert run(run_python, server, pack, code) == 1
+
+
+@pytest.mark.parametrize("host", ["fork", "threads"])
+def test_a_final_error_waits_for_nobody(run_python: RunPython, tmp_path: Path, host: str) -> None:
+    """A refusal ends the load, though another connection waits for bytes that do not come."""
+    tree = {f"block{n}.bin": os.urandom(400_000) for n in range(9)}
+    write_tree(tmp_path / "tree", {**tree, "last.py": "N = 1\n"})
+    long = pack_tree(tmp_path / "p.tar.zst", tmp_path / "tree", boot=[*sorted(tree), "last.py"])
+    content = long.path.read_bytes()
+    hanging = threading.Event()
+
+    def script(request: Request) -> Answer:
+        start, _ = request.span(content)
+        if start == 0:
+            hanging.set()
+            return Answer(ranged(request, content).data[:450_000], "hang")
+        if "if-match" not in request.headers:
+            return s3_error(503, "SlowDown")  # an early request, to be asked for again
+        hanging.wait(20)
+        return s3_error(403, "AccessDenied")
+
+    code = (
+        (THREADS if host == "threads" else "")
+        + """
+from lazydeps._config import Config
+Config.__init__.__kwdefaults__['socket_timeout'] = 600.0
+try:
+    with lazydeps.load(ref):
+        import last
+except lazydeps.FetchError as error:
+    print(json.dumps(error.status))
+"""
+    )
+    with ScriptedServer(script) as server:
+        assert run(run_python, server, long, code) == 403
+
+
+def test_waiting_for_the_lock_of_another_process_ends_with_the_deadline(
+    run_python: RunPython, pack: Written, tmp_path: Path
+) -> None:
+    """It says so, may be tried again, and leaves no descriptor behind, however often it happens."""
+    content = pack.path.read_bytes()
+    code = """
+import fcntl
+with lazydeps.load(ref):
+    import first
+store = lazydeps.report().packs[0].store
+lock = os.open(store + "/lock", os.O_RDWR)
+fcntl.flock(lock, fcntl.LOCK_EX)
+before = len(os.listdir("/proc/self/fd"))
+said = []
+for _ in range(3):
+    try:
+        with lazydeps.deadline(0.2):
+            import later
+    except lazydeps.FetchError as error:
+        said.append([error.retryable, "the time that was left is over" in str(error)])
+print(json.dumps([said, len(os.listdir("/proc/self/fd")) - before]))
+"""
+    with ScriptedServer(lambda request: ranged(request, content)) as server:
+        assert run(run_python, server, pack, code) == [[[True, True]] * 3, 0]

@@ -571,7 +571,7 @@ except lazydeps.FetchError as error:
 def test_a_worker_knows_the_time_that_is_left(run_python: RunPython, host: str) -> None:
     """A source that asks for a longer pause than there is time is not asked again: its refusal is the error."""
     code = (THREADS if host == "threads" else "") + (
-        "try:\n    with lazydeps.deadline(1):\n        lazydeps.load(*refs)\n        import alpha\n"
+        "try:\n    lazydeps.load(*refs, timeout=1)\n    import alpha\n"
         "except lazydeps.FetchError as error:\n    found = error.status"
     )
     with ScriptedServer(lambda request: answer(503, **{"Retry-After": "5"})) as server:

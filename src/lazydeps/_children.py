@@ -31,8 +31,8 @@ def tell(packs: Sequence[tuple[str, str]]) -> None:
         packs: references, pinned, each with the directory of its store.
     """
     global _before
-    if not os.path.isfile(f"{FOLDER}/sitecustomize.py"):
-        return  # imported from a zip file, whose folders no other interpreter can have on its path
+    if os.pathsep in FOLDER or not os.path.isfile(f"{FOLDER}/sitecustomize.py"):
+        return  # a folder that cannot stand on a path, or lies in a zip file
     for ref, directory in packs:
         _ours.setdefault(ref, directory)
     head = [sys.implementation.cache_tag + sys.abiflags, sys.prefix, os.path.dirname(_PACKAGE)]

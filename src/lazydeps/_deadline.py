@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from _thread import allocate_lock
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 MARGIN = 0.5
 """Seconds that are kept back of what Lambda leaves: enough to raise an error, and for a handler to answer with it."""
+LONGEST = 365 * 86400.0
+"""No time is longer: contexts made for tests return numbers that no clock can hold."""
+_making = allocate_lock()
 _ends: ContextVar[float | None] | None = None
 
 
@@ -27,7 +31,7 @@ class Deadline:
     """What `deadline` returns. Use it with ``with``."""
 
     def __init__(self, seconds: float) -> None:
-        self._end = time.monotonic() + seconds
+        self._end = time.monotonic() + min(seconds, LONGEST)
         self._tokens: list[Token[float | None]] = []
 
     def __enter__(self) -> Deadline:
@@ -35,7 +39,9 @@ class Deadline:
         if _ends is None:
             from contextvars import ContextVar  # not on the way of a start that uses none
 
-            _ends = ContextVar("lazydeps_deadline", default=None)
+            with _making:
+                if _ends is None:
+                    _ends = ContextVar("lazydeps_deadline", default=None)
         outer = _ends.get()
         self._tokens.append(_ends.set(self._end if outer is None else min(outer, self._end)))
         return self
@@ -54,7 +60,8 @@ def deadline(left: Context | float) -> Deadline:
             with lazydeps.deadline(context):
                 import pandas  # arrives in time, or raises FetchError while there is time to answer
 
-    Blocks may be nested; the earliest end counts. It bounds waiting for packs, not what modules do when they run.
+    Blocks may be nested; the earliest end counts. It bounds waiting for packs, not what modules do when they run, nor
+    waiting for another thread that imports the same module.
 
     Args:
         left: the handler's context, of whose remaining time half a second is kept back, or a number of seconds.
@@ -62,6 +69,12 @@ def deadline(left: Context | float) -> Deadline:
     if isinstance(left, (int, float)):
         return Deadline(left)
     return Deadline(left.get_remaining_time_in_millis() / 1000 - MARGIN)
+
+
+def forget() -> None:
+    """In a forked process: it may never leave the block that it was forked in."""
+    if _ends is not None:
+        _ends.set(None)
 
 
 def end() -> float | None:

@@ -60,12 +60,16 @@ class PackFinder:
         spec = self._find_spec(fullname, path)
         if spec is not None and spec.loader is None and spec.submodule_search_locations is not None:
             # The path of a namespace package: what `sys.path` gains later joins it, and `importlib.resources` reads it.
-            portions = NamespaceLoader(fullname, spec.submodule_search_locations, self._find_spec)
+            portions = NamespaceLoader(fullname, spec.submodule_search_locations, self._find_again)
             spec.submodule_search_locations = portions._path  # type: ignore[attr-defined]
         return spec
 
+    def _find_again(self, fullname: str, path: Sequence[str] | None) -> ModuleSpec | None:
+        # A namespace's path is found anew from its parent's, and that of a top-level name is `sys.path`.
+        return self._find_spec(fullname, path if "." in fullname else None)
+
     def _find_spec(self, fullname: str, path: Sequence[str] | None) -> ModuleSpec | None:
-        if path is None or "." not in fullname:
+        if path is None:
             return self._find_top_level(fullname)
         tail = fullname.rpartition(".")[2]
         portions: list[str] = []
@@ -90,7 +94,7 @@ class PackFinder:
             if session.failed():
                 # The pack never opened. What others provide may go on; the rest must not look merely missing.
                 other = PathFinder.find_spec(name)
-                if other is not None:
+                if other is not None and other.loader is not None:  # a folder of that name is no module
                     return other
             if session.plain and not session.is_open:
                 own = PathFinder.find_spec(name, own_path())
@@ -126,7 +130,11 @@ class PackFinder:
         # With a path of its own the caller asks about folders, not about what can be imported.
         if context is None or "path" not in vars(context):
             for session in self.sessions:
-                yield from find_distributions(session, None if context is None else context.name)
+                try:
+                    yield from find_distributions(session, None if context is None else context.name)
+                except LazydepsError:
+                    if not session.failed():
+                        raise  # else it holds nothing that could be imported either
 
     def entry_finder(self, path: str) -> PackEntry:
         """Return what stands in `sys.path_importer_cache` for a folder of a pack; `sys.path_hooks` has this method.

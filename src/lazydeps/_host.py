@@ -215,6 +215,7 @@ class ThreadHost(Host):
         from threading import Thread
 
         self._worker = worker_for(self._wake)
+        self._wake_identity = _identity(self._wake_write)
         self._error: BaseException | None = None
         self._listener = Thread(target=_listen, args=(self._demand_read, self._worker, self._worker.stop), daemon=True)
         self._thread: Thread = Thread(target=self._run, name="lazydeps", daemon=True)
@@ -227,7 +228,8 @@ class ThreadHost(Host):
         except BaseException as error:
             self._error = error
         finally:
-            os.close(self._wake_write)  # end-of-file: the owner sees that it is over
+            if _identity(self._wake_write) == self._wake_identity:
+                os.close(self._wake_write)  # end-of-file: the owner sees that it is over
 
     def wait(self, seconds: float) -> None:
         super().wait(seconds)
@@ -245,10 +247,9 @@ class ThreadHost(Host):
 
     def abandon(self) -> None:
         self._close()
-        try:
+        # Where the worker has ended, the number may be somebody else's by now.
+        if _identity(self._wake_write) == self._wake_identity:
             os.close(self._wake_write)
-        except OSError:
-            pass  # the worker had ended
 
     def _join(self) -> None:
         self._thread.join()

@@ -138,9 +138,9 @@ class ArchiveWorker(Worker):
     def _run(self) -> None:
         store = self._store
         store.prepare()
-        with self._phase("lock"):
-            self._take_lock(store)
         try:
+            with self._phase("lock"):
+                self._take_lock(store)
             if not store.is_whole():
                 self._make_tree()
         except OSError as error:

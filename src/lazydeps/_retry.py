@@ -98,9 +98,9 @@ class Retry:
         """Return the seconds that are left."""
         return float("inf") if self._deadline is None else self._deadline - time.monotonic()
 
-    def timeout(self, longest: float) -> float:
-        """Return how long one wait for bytes may be, seconds."""
-        return min(longest, max(0.0, self.left()) + GRACE)
+    def left_for_bytes(self) -> float:
+        """Return the seconds that are left for waits for bytes."""
+        return self.left() + GRACE
 
     @property
     def refused(self) -> bool:

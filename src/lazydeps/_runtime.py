@@ -7,6 +7,7 @@ import os
 import sys
 from _thread import RLock
 
+from . import _deadline
 from ._config import Config
 from ._ref import Ref
 from .events import Report
@@ -114,7 +115,7 @@ def load(
     if directory is not None:
         config = config.replace(directory=os.path.abspath(directory))  # here, before anybody changes the folder
     if timeout is not None:
-        config = config.replace(timeout=timeout)
+        config = config.replace(timeout=min(timeout, _deadline.LONGEST))
     parsed = [Ref.parse(text) for text in (refs or config.pack)]
     if not parsed:
         return Loading(())
@@ -172,14 +173,15 @@ def report() -> Report:
 
 def uninstall() -> None:
     """Take the finder away and end the workers. Modules that are imported stay; the stores stay on the disk."""
-    if _finder is not None:
-        _finder.uninstall()
-    for session in tuple(_sessions.values()):
-        session.close()
-    _sessions.clear()
-    from . import _children
+    with _loading:
+        if _finder is not None:
+            _finder.uninstall()
+        for session in tuple(_sessions.values()):
+            session.close()
+        _sessions.clear()
+        from . import _children
 
-    _children.forget()
+        _children.forget()
 
 
 def lazy(name: str) -> ModuleType:
@@ -227,6 +229,7 @@ def _after_fork() -> None:
     global _loading
     _loading = RLock()
     forget_parent()
+    _deadline.forget()
     for session in _sessions.values():
         session.after_fork()
     if _resting is not None:

@@ -323,7 +323,8 @@ class Session:
                     raise self._lost()
             if within is not None and time.monotonic() - begin > within:
                 raise FetchError(f"{module} did not come within {within:g} seconds.", url=self._source.url)
-            self._check_time(module)
+            if not ready():
+                self._check_time(module)
         if module:
             self._note_stall(module, begin, frame, worked)
 
@@ -384,7 +385,7 @@ class Session:
         )
 
     def _start_host(self, *, threads: bool = False) -> None:
-        seconds = _deadline.seconds_left(self._config.timeout)  # here: a worker's process or thread has no deadline
+        seconds = self._config.timeout  # the load's own; a deadline bounds those who wait, see _check_time
         self._error, self._error_until = None, float("inf")
         self._deadline = None if seconds is None else time.monotonic() + seconds
         host_for = ThreadHost if threads or not fork_is_safe() else ForkHost
@@ -548,6 +549,7 @@ def _pin(ref: Ref, source: Source, config: Config) -> Ref:
         changed=Condition(),
         seconds=_deadline.seconds_left(config.timeout),
     )
+    connection.left = retry.left_for_bytes
     try:
         head = retry.run(lambda: fetch_head(connection, None, config.limits, retry.watch()), Tries(), patient=True)
         head.body.close()

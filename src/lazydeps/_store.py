@@ -378,6 +378,8 @@ class Store:
     def reopen(self, root: Root) -> bool:
         """Map what lies at the store's place now; somebody may have removed and remade it."""
         self._landed = self._code = None
+        self.release()  # what we held may be what was removed
+        self.hold()
         return self.open_landed(root)
 
     def has_landed(self, frame: int) -> bool:

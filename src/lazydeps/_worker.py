@@ -136,9 +136,9 @@ class Worker:
     def _run(self) -> None:
         store = self._store
         store.prepare()
-        with self._phase("lock"):
-            self._take_lock(store)
         try:
+            with self._phase("lock"):
+                self._take_lock(store)
             try:
                 with self._phase("root"):
                     connection, head = self._obtain_root()
@@ -150,7 +150,6 @@ class Worker:
                     self._landing.write_plain_bytecode()
             except BaseException as error:
                 self._fail(error)
-                self._interrupt()
                 raise
             finally:
                 for thread in self._threads:
@@ -177,6 +176,7 @@ class Worker:
         with self._changed:
             self._error = self._error or error
             self._changed.notify_all()
+        self._interrupt()  # of those that wait for bytes, too
 
     def _is_wanted(self) -> bool:
         return not self._over()
@@ -187,6 +187,7 @@ class Worker:
     def _connect(self) -> Connection:
         connection = self._source.connect(timeout=self._config.socket_timeout)
         connection.may_hedge = self._retry.may_hedge
+        connection.left = self._retry.left_for_bytes
         connection.is_wanted = self._is_wanted
         self._connections.append(connection)
         return connection
@@ -213,7 +214,16 @@ class Worker:
         waited = 0.0
         pause = 0.001
         while not store.try_lock():
-            if self._stopped or waited > LOCK_SECONDS or self._retry.left() <= 0:
+            if self._stopped:
+                raise LazydepsError("the load was stopped before it had finished.")
+            if self._retry.left() <= 0:
+                raise FetchError(
+                    f"{self._source.url} was not asked: another process, which has {store.path}/lock, is landing the "
+                    "same pack, and the time that was left is over. Try again.",
+                    url=self._source.url,
+                    retryable=True,
+                )
+            if waited > LOCK_SECONDS:
                 raise LazydepsError(
                     f"another process has held {store.path}/lock for {waited:.0f} seconds "
                     "while landing the same pack. End that process, or set LAZYDEPS_DIR to another folder."
@@ -250,7 +260,6 @@ class Worker:
         with self._changed:
             self.stats.requests += 1
         try:
-            connection.timeout = self._retry.timeout(self._config.socket_timeout)
             check = self._retry.watch()
             head = self._once_more(ROOT, fetch_head, connection, self._ref.root, self._config.limits, check)
         except BaseException:
@@ -532,7 +541,6 @@ class Worker:
     def _get(self, connection: Connection, start: int, stop: int, *, etag: str | None = None) -> Body:
         with self._changed:
             self.stats.requests += 1
-        connection.timeout = self._retry.timeout(self._config.socket_timeout)
         body = connection.get(start, stop, etag=etag)
         self._count(body)
         return body

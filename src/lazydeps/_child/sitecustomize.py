@@ -51,6 +51,8 @@ class Inherited(object):
         return self._finder.find_spec(name, path, target)
 
     def find_distributions(self, context=None):
+        if context is not None and "path" in vars(context):
+            return ()  # about folders, not about what can be imported
         if self._finder is None and not self._off and self._load(""):
             return self._finder.find_distributions(context)
         return ()  # the packs' finder has been asked: it stands before this one
@@ -108,7 +110,8 @@ class Inherited(object):
                     loadings = [_runtime.load(ref, directory=directory) for directory, ref in self._packs]
                 except LazydepsError:
                     # What others provide may go on; the rest must not look merely missing.
-                    if name and self._find(name, None) is None:
+                    found = self._find(name, None) if name else None
+                    if name and (found is None or found.loader is None):
                         raise
                     return False
             finally:
@@ -141,7 +144,7 @@ class Inherited(object):
 
     @staticmethod
     def _own_path():
-        """Return what `lazydeps._finder.own_path` returns, which is not worth loading the runtime for."""
+        """Return what `lazydeps._finder.own_path` returns, and the zip of the standard library, without loading it."""
         library = os.path.dirname(os.__file__)
         runtime = os.environ.get("LAMBDA_RUNTIME_DIR", "/var/runtime").rstrip("/")
         own = []
@@ -180,5 +183,8 @@ def step_aside():
     return None
 
 
-install()
-step_aside()
+try:
+    # First: what it hides may look for modules that are not there, which is no reason to load packs.
+    held = step_aside()
+finally:
+    install()

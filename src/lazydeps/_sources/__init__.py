@@ -27,7 +27,7 @@ class Source:
         """Return a connection, not opened yet, for one thread at a time.
 
         Args:
-            timeout: its `Connection.timeout` at first, seconds.
+            timeout: its `Connection.timeout`, seconds.
         """
         raise TypeError(f"{type(self).__name__} lacks what every source, connection and body has")
 
@@ -40,11 +40,17 @@ def _always() -> bool:
     return True
 
 
+def _forever() -> float:
+    return float("inf")
+
+
 class Connection:
     """A way to the source that is kept open from one range to the next."""
 
     timeout: float
-    """Seconds for connecting, for an answer, and for each wait for bytes. May be changed before a `get`."""
+    """Seconds for connecting, for an answer, and for each wait for bytes."""
+    left: Callable[[], float] = staticmethod(_forever)
+    """Asked before each wait: the seconds that are left for everything. No wait is longer."""
     may_hedge: Callable[[], bool] = staticmethod(_never)
     """Asked when an answer is late: whether to send the request a second time, by another connection."""
     is_wanted: Callable[[], bool] = staticmethod(_always)

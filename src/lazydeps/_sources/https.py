@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 REDIRECTS = 5
 RETRYABLE = (408, 429, 500, 502, 503, 504)
+SHORTEST = 0.01
+"""Seconds that a wait gets when there is hardly any time left."""
 HEDGE_SECONDS = 0.4
 """How late a first byte must be for the request to be sent a second time. S3's median is 27 ms and its 95th percentile
 75 ms, with rare outliers of seconds (https://docs.aws.amazon.com/AmazonS3/latest/userguide/optimizing-performance.html
@@ -34,6 +36,8 @@ ADDRESS_SECONDS = 1.0
 """How long one of a host's several addresses gets to accept a connection, before the next one is tried."""
 DRAIN = 256 * 1024
 """Bytes of a body that are rather read to their end than paid for with a new connection."""
+DRAIN_SECONDS = 0.1
+"""How long that may take: more than a new connection costs is never worth it."""
 LONGEST_HEADERS = 64 * 1024
 """Bytes of an answer's headers that are taken."""
 RECEIVE = 8 * 1024
@@ -266,6 +270,17 @@ class HttpConnection(Connection):
         if not self.is_wanted():
             raise ConnectionAbortedError("nobody waits for the answer any more")
 
+    def hurry(self, end: float) -> bool:
+        """Bound the next wait for bytes; return whether there is time for one."""
+        left = end - time.monotonic()
+        if left > 0 and self._socket is not None:
+            self._socket.settimeout(left)
+        return left > 0
+
+    def patience(self) -> float:
+        """Return how long one wait may be now."""
+        return max(SHORTEST, min(self.timeout, self.left()))
+
     def drained(self, body: HttpBody) -> None:
         """A body has ended: keep the socket for the next one, if the server does."""
         if self._body is body:
@@ -277,7 +292,8 @@ class HttpConnection(Connection):
         """Drop the socket, unless it serves another body by now, and return what its failure means."""
         self.abandon(body)
         self._moved = None
-        return _unreachable(self._source.url, self._peer[1] if self._peer else "", error, self.timeout)
+        seconds = f"{self.timeout:g} seconds" if self.left() > SHORTEST else "the time that was left"
+        return _unreachable(self._source.url, self._peer[1] if self._peer else "", error, seconds)
 
     def _get(self, wanted: dict[str, str], start: int, stop: int, etag: str | None) -> HttpBody:
         source = self._source
@@ -319,13 +335,15 @@ class HttpConnection(Connection):
                 self.close()
             reused = self._socket is not None
             self._peer = peer
+            timeout = self.patience()
             try:
-                sock = self._socket = self._socket or self._dial(target, self.timeout)
+                sock = self._socket = self._socket or self._dial(target, timeout)
                 self._check_wanted()
                 sent = time.monotonic()
-                sock.settimeout(self.timeout)
+                timeout = self.patience()
+                sock.settimeout(timeout)
                 sock.sendall(request)
-                end = sent + self.timeout
+                end = sent + timeout
                 first = self._first_data(sock, target, request, end)
                 self._response = response = _read_headers(self._socket, first, end)
                 self._socket.settimeout(self.timeout)
@@ -341,16 +359,15 @@ class HttpConnection(Connection):
         If it is late, the request is sent by another connection too. The one that answers first becomes ours, and the
         other is closed: a server that takes seconds for one request in a thousand answers the second at once.
         """
-        sock.settimeout(min(HEDGE_SECONDS, self.timeout))
+        sock.settimeout(min(HEDGE_SECONDS, _left(end)))
         try:
             return sock.recv(RECEIVE)
         except TimeoutError:
-            if self.timeout <= HEDGE_SECONDS:
-                raise
+            _left(end)  # raises where this was all the time there is
         other = None
         if self.may_hedge():
             try:
-                other = self._dial(target, min(ADDRESS_SECONDS, _left(end)))
+                other = self._dial(target, min(HEDGE_SECONDS, _left(end)))
                 other.sendall(request)
             except OSError:
                 if other is not None:
@@ -484,6 +501,8 @@ class HttpBody(Body):
         if not view:
             return 0
         try:
+            if self._connection.left() < self._connection.timeout:
+                self._connection.hurry(time.monotonic() + self._connection.patience())
             count = _receive(self._response, view)
             if not count:
                 raise ConnectionResetError(f"the connection ended {self._left} bytes before the body did")
@@ -501,11 +520,15 @@ class HttpBody(Body):
             self._connection.abandon(self)
         elif self._left:
             rest = memoryview(bytearray(self._left))
+            end = time.monotonic() + DRAIN_SECONDS
             try:
-                while self.readinto(rest):
-                    pass
+                while self._left and self._connection.hurry(end):
+                    self.readinto(rest)
             except FetchError:
-                self._left = 0  # nobody wanted these bytes
+                pass  # nobody wanted these bytes
+            if self._left:
+                self._left = 0
+                self._connection.abandon(self)
 
 
 def changed(url: str) -> str:
@@ -778,7 +801,7 @@ def _new_tls_context(bundle: str | None, *, whole: bool) -> tuple[SSLContext, bo
     return ssl.create_default_context(), True
 
 
-def _unreachable(url: str, host: str, error: OSError, timeout: float) -> FetchError:
+def _unreachable(url: str, host: str, error: OSError, seconds: str) -> FetchError:
     """Say what a failed socket operation means and what to do about it."""
     kind = type(error).__name__
     retryable = True
@@ -794,8 +817,8 @@ def _unreachable(url: str, host: str, error: OSError, timeout: float) -> FetchEr
         )
     elif isinstance(error, TimeoutError):
         message = (
-            f"{host} did not answer within {timeout:.3g} seconds. In a VPC, S3 needs a gateway endpoint or a NAT "
-            "gateway and a security group that lets port 443 out."
+            f"{host} did not answer within {seconds}. In a VPC, S3 needs a gateway endpoint or a NAT gateway and a "
+            "security group that lets port 443 out."
         )
     elif isinstance(error, ConnectionRefusedError):
         message = f"{host} refuses connections. Check AWS_ENDPOINT_URL or the address, and that the server runs."
