@@ -336,6 +336,7 @@ BEHIND = {
     "runs": "import sys; sys.sitecustomized = __name__, __file__\n",
     "fails": "raise ValueError('what site makes of it')\n",
     "misses": "import no_such_module\n",
+    "asks": "try:\n    import no_such_module\nexcept ImportError:\n    pass\n",
     "exits": "import os\nraise SystemExit('over')\n",
     "is not there": None,
 }
@@ -347,7 +348,10 @@ def test_the_sitecustomize_behind_ours(run_python: RunPython, pack: Written, tmp
     content = BEHIND[kind]
     if content is not None:
         (tmp_path / "sitecustomize.py").write_text(content)
-    inner = "import sys; print(getattr(sys, 'sitecustomized', None), sys.modules.get('sitecustomize'))"
+    inner = (
+        "import sys; print(getattr(sys, 'sitecustomized', None), sys.modules.get('sitecustomize'), "
+        "'lazydeps._runtime' in sys.modules)"  # nor is anything loaded for what it looks for
+    )
     code = f"""
 def both(code):
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)

@@ -443,6 +443,15 @@ def test_a_bomb_of_many_members() -> None:
         read_all(zip_of(*(Entry(f"m{n}", bytes(300_000), method=DEFLATED) for n in range(4))), ".zip", limits)
 
 
+def test_a_bomb_of_extended_headers() -> None:
+    """What describes members counts as well: gigabytes of comments compress to nothing."""
+    limits = Limits()
+    limits.unpacked = 1_000_000
+    members = (pax(comment="a" * 60_000) + tar_member(f"m{number}", b"") for number in range(20))
+    with pytest.raises(UnsafeArchiveError, match="extended headers of more than 1000000 bytes"):
+        read_all(gzip.compress(tar_of(*members)), ".tar.gz", limits)
+
+
 def load(run_python: RunPython, folder: Path, suffix: str, content: bytes, code: str) -> list[object]:
     """Load an archive in a fresh interpreter, run code and return the JSON list it prints."""
     archive = folder / f"archive{suffix}"

@@ -353,9 +353,12 @@ find = importlib.util.find_spec
 found = find("coldtop")
 before = lazydeps.report().packs[0].cold_frames_fetched
 print(json.dumps([found.origin.endswith("coldtop/__init__.py"), before, find("alpha.nowhere") is None,
-                  importlib.util.find_spec("nothing_here") is None, importlib.reload(single).NAME]))
+                  importlib.util.find_spec("nothing_here") is None, importlib.reload(single).NAME,
+                  [finder.find_spec("single", ["/nowhere"]) for finder in sys.meta_path]]))
 """
-    assert run(run_python, pack, code) == [True, 0, True, True, "single"]
+    *found, elsewhere = run(run_python, pack, "import sys\n" + code)
+    assert found == [True, 0, True, True, "single"]
+    assert not any(elsewhere)  # who asks about a folder is told about that folder
 
 
 def test_own_code_wins_and_the_standard_library_is_safe(run_python: RunPython, tmp_path: Path) -> None:
@@ -806,6 +809,9 @@ def test_a_root_that_cannot_be_fetched_hides_no_other_module(
     """After a failed load, what others provide still imports, and what only the pack has names the cause."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site/other.py").write_text("O = 1\n")
+    (tmp_path / "site/alpha").mkdir()  # a folder of that name is no module
+    (tmp_path / "site/other-1.0.dist-info").mkdir()
+    (tmp_path / "site/other-1.0.dist-info/METADATA").write_text("Metadata-Version: 2.1\nName: other\nVersion: 1.0\n")
     code = f"""
 import json, sys, lazydeps
 sys.path.append({str(tmp_path / "site")!r})
@@ -814,10 +820,11 @@ try:
         import alpha
 except lazydeps.FetchError:
     pass
+import importlib.metadata
 import other
 try:
     import alpha
 except lazydeps.FetchError as error:
-    print(json.dumps([other.O, error.status]))
+    print(json.dumps([other.O, error.status, importlib.metadata.version("other")]))
 """
-    assert json.loads(run_python(code).stdout) == [1, 404]
+    assert json.loads(run_python(code).stdout) == [1, 404, "1.0"]

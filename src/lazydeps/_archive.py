@@ -140,6 +140,16 @@ class Names:
             self._seen[key] = path
         return path
 
+    def charge(self, raw: str, size: int) -> None:
+        """Count bytes that are read and belong to no member.
+
+        Raises:
+            UnsafeArchiveError: there are more than an archive may have.
+        """
+        self._total += size
+        if self._total > self._limits.unpacked:
+            raise unsafe(raw, f"is among extended headers of more than {self._limits.unpacked} bytes together")
+
     def _key(self, path: str) -> str:
         return path if path.isascii() and path.islower() else self._normalize("NFC", path).casefold()
 

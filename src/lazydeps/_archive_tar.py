@@ -63,6 +63,7 @@ class TarArchive(Archive):
                 in_a_row += 1
                 if not 0 <= size <= EXTENDED or in_a_row > IN_A_ROW:
                     raise unsafe(raw, f"is an extended header of {size} bytes, number {in_a_row} in a row")
+                names.charge(raw, size)
                 content = stream.exactly(size)
                 stream.exactly(-size % BLOCK)
                 _extend(extended, kind.decode(), content, raw)
