@@ -16,7 +16,7 @@ from support_disk import Pack, as_nobody, disk, holder, run_pack
 from support_packs import write_tree
 
 from lazydeps._space import leftovers
-from lazydeps.build.stores import parse_age
+from lazydeps.build.stores import collect, parse_age
 from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -219,3 +219,16 @@ def test_usage(tmp_path: Path) -> None:
     assert "such as 7d" in lazydeps("gc", "--dir", tmp_path, "--older-than", "soon", code=2).stderr
     assert "--keep" in lazydeps("gc", "--keep", "-1", code=2).stderr
     assert "lazydeps gc --keep 2 --older-than 7d" in lazydeps("gc", "--help").stdout
+
+
+def test_a_store_that_is_used_meanwhile_is_not_old(place: Path) -> None:
+    """Removing takes time: a store that a process used meanwhile is younger than was asked for."""
+    fates = []
+    for removal in collect(str(place), older_than=1.0):
+        fates.append((removal.store.name, removal.fate))
+        if removal.fate == "removed":
+            for path in place.iterdir():
+                (path / "users").touch()
+    assert [fate for _, fate in fates].count("removed") == 1
+    assert fates[-1][1] == "kept"
+    assert (place / fates[-1][0]).is_dir()

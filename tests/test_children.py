@@ -303,7 +303,8 @@ def test_a_child_that_needs_no_pack_pays_nothing(run_python: RunPython, pack: Wr
     (tmp_path / "own.py").write_text("import sysconfig, json, asyncio\nsysconfig.get_config_vars()\n")
     (tmp_path / "mine.py").write_text("WHO = 'own'\n")
     inner = """
-import json, sys, own, mine, xml.etree.ElementTree
+import json, sys, own, mine, xml.etree.ElementTree, importlib.metadata
+list(importlib.metadata.distributions(path=["."]))  # asks about a folder, not about what can be imported
 try:
     import usercustomize
 except ImportError:
@@ -319,6 +320,23 @@ print(json.dumps([ours, json.loads(child({inner!r}))]))
     ours, plain = run(run_python, pack, code, cwd=tmp_path)
     assert ours == plain
     assert ours[:2] == ["own", []]
+
+
+def test_a_folder_that_cannot_stand_on_a_path(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """Installed below a folder with a colon in its name, lazydeps loads packs and leaves children alone."""
+    shutil.copytree(SRC / "lazydeps", tmp_path / "a:b/lazydeps", ignore=shutil.ignore_patterns("__pycache__"))
+    code = f"""
+import json, os, sys
+sys.path.insert(0, {str(tmp_path / "a:b")!r})
+import lazydeps
+before = dict(os.environ)
+with lazydeps.load({ref_of(pack)!r}):
+    import jobs
+print(json.dumps([lazydeps.__file__, dict(os.environ) == before]))
+"""
+    file, same = json.loads(run_python(code).stdout)
+    assert "a:b" in file
+    assert same
 
 
 @pytest.mark.parametrize("flag", ["-I", "-E", "-S"])

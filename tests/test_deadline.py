@@ -478,3 +478,47 @@ print(json.dumps([said, len(os.listdir("/proc/self/fd")) - before]))
 """
     with ScriptedServer(lambda request: ranged(request, content)) as server:
         assert run(run_python, server, pack, code) == [[[True, True]] * 3, 0]
+
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_no_wait_is_longer_than_what_is_left(run_python: RunPython, pack: Written, part: str) -> None:
+    """An answer that begins in time and then stops is not waited for as long as one that never began."""
+    content = pack.path.read_bytes()
+
+    def script(request: Request) -> Answer:
+        reply = ranged(request, content)
+        if not 0 < request.span(content)[0] < len(content):
+            return reply
+        return Answer(reply.data[: 40 if part == "headers" else -1], "hang")
+
+    code = """
+from lazydeps._config import Config
+Config.__init__.__kwdefaults__['socket_timeout'] = 600.0
+with lazydeps.load(ref):
+    import first
+try:
+    with lazydeps.deadline(0.6):
+        import later
+except lazydeps.FetchError as error:
+    print(json.dumps(str(error)))
+"""
+    with ScriptedServer(script) as server:
+        assert "the time that was left" in run(run_python, server, pack, code)
+
+
+def test_a_deadline_bounds_an_unpinned_load(run_python: RunPython) -> None:
+    """Without a pin `load` itself asks for the root, and the deadline bounds that too."""
+    code = """
+import lazydeps
+from lazydeps._config import Config
+Config.__init__.__kwdefaults__['socket_timeout'] = 600.0
+try:
+    with lazydeps.deadline(0.5):
+        lazydeps.load(URL)
+except lazydeps.FetchError as error:
+    print(error)
+"""
+    with ScriptedServer(lambda request: Answer(b"", "hang")) as server:
+        code = code.replace("URL", repr(server.url))
+        done = run_python(code, environ={"LAZYDEPS_ALLOW_UNPINNED": "1"}, timeout=40)
+    assert "did not answer within the time that was left" in done.stdout

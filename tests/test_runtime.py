@@ -264,6 +264,52 @@ print(json.dumps(host.ended))
     assert run(run_python, pack, code) is True
 
 
+def test_a_forked_child_closes_nothing_of_the_programs(run_python: RunPython, pack: Written) -> None:
+    """Numbers of descriptors that an ended worker left free belong to the program, after a fork too."""
+    code = """
+import os, threading, time
+from lazydeps import _runtime
+threading.Thread(target=threading.Event().wait, daemon=True).start()
+lazydeps.load(lazydeps_ref)
+(session,) = _runtime._sessions.values()
+session._host._thread.join()
+files = [open(os.devnull) for _ in range(12)]
+pid = os.fork()
+if pid == 0:
+    for file in files:
+        try:
+            os.fstat(file.fileno())
+        except OSError:
+            os._exit(1)
+    os._exit(0)
+print(json.dumps(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])))
+"""
+    environ = {"PYTHONWARNINGS": "ignore"}  # about the fork beside a thread
+    assert run(run_python, pack, code, environ=environ) == 0
+
+
+def test_uninstall_waits_for_a_load_of_another_thread(run_python: RunPython, pack: Written) -> None:
+    """It takes everything away that is loaded, or nothing of what comes after; never half."""
+    code = """
+import threading, time
+from lazydeps import _finder, _runtime
+real = _finder.PackFinder.install
+installing = threading.Event()
+def install(self, place):
+    installing.set()
+    time.sleep(0.3)
+    real(self, place)
+_finder.PackFinder.install = install
+thread = threading.Thread(target=lazydeps.load, args=(lazydeps_ref,))
+thread.start()
+installing.wait()
+lazydeps.uninstall()
+thread.join()
+print(json.dumps([len(_runtime._sessions), _runtime._finder in sys.meta_path]))
+"""
+    assert run(run_python, pack, "import sys\n" + code) == [0, False]
+
+
 def test_a_worker_that_dies_is_replaced(run_python: RunPython, pack: Written) -> None:
     """The owner notices at once that its child was killed, and does the work itself."""
     code = """

@@ -7,13 +7,15 @@ import fcntl
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from support_disk import HOSTS, THREADS, Pack, disk, environ_of, fill, holder, run_pack, start
@@ -21,7 +23,11 @@ from support_http import Answer, Request, ScriptedServer, ranged
 from support_packs import write_tree
 
 from lazydeps import ConfigError, InsufficientSpaceError, _space
+from lazydeps._space import remove
 from lazydeps._store import LAYOUT, Store
+
+if TYPE_CHECKING:
+    from lazydeps._pack import Root
 
 SIZE = 900_000
 
@@ -513,3 +519,21 @@ def test_the_report_names_the_folder(packs: list[Pack], tmp_path: Path) -> None:
     assert run_pack(packs[0], tmp_path / "s", then=then) == str(tmp_path / "s" / packs[0].folder)
     assert packs[0].folder.endswith(f"-{LAYOUT}")
     assert json.dumps(sorted(names(tmp_path / "s"))) == json.dumps([packs[0].folder])
+
+
+def test_what_is_opened_again_is_held(tmp_path: Path) -> None:
+    """A store that was removed under a process and made anew by another one is held by both, not only by the other."""
+    one, two = (Store(str(tmp_path), bytes(32)) for _ in range(2))
+    for store in (one, two):
+        store.prepare()
+        assert store.try_lock()
+        store.unlock()
+        assert store.hold()
+        if store is one:
+            shutil.rmtree(store.path)
+    one.reopen(cast("Root", SimpleNamespace(boot=SimpleNamespace(bases=[0]), frames=1)))
+    two.release()
+    with pytest.raises(BlockingIOError):
+        remove(str(tmp_path), one.name)
+    one.release()
+    assert remove(str(tmp_path), one.name)

@@ -449,6 +449,7 @@ class ArchiveSession(Session):
     """An archive being loaded, or loaded. The first import that needs it waits for all of it."""
 
     plain = True
+    worker_class = ArchiveWorker
     store: ArchiveStore
     _names: frozenset[str] | None = None
 
@@ -497,14 +498,8 @@ class ArchiveSession(Session):
         prepare(self.ref.suffix or "")
 
     def _new_worker(self, wake: Callable[[], None], seconds: float | None) -> Worker:
-        worker = ArchiveWorker(
-            ref=self.ref,
-            source=self._source,
-            store=self._new_store(),
-            config=self._config,
-            wake=wake,
-            seconds=seconds,
-        )
+        worker = super()._new_worker(wake, seconds)
+        assert isinstance(worker, ArchiveWorker)
         worker.alone = os.getpid() != self._process
         return worker
 

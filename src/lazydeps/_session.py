@@ -59,6 +59,9 @@ for the time in which the root, with the pack's own list, is still on its way.""
 class Session:
     """A pack being loaded, or loaded."""
 
+    worker_class = Worker
+    """What brings it."""
+
     plain = False
     """Whether its tree is imported from as it lies there, and only once it is whole (an archive that is no pack)."""
 
@@ -444,7 +447,7 @@ class Session:
         new_decompressor()
 
     def _new_worker(self, wake: Callable[[], None], seconds: float | None) -> Worker:
-        return Worker(
+        return self.worker_class(
             ref=self.ref,
             source=self._source,
             store=self._new_store(),

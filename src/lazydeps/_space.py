@@ -149,17 +149,19 @@ def stores(directory: str) -> list[tuple[int, str]]:
     for name in _listed(directory):
         if layout_of(name) is not None:
             try:
-                facts = os.lstat(f"{directory}/{name}")
-                if not _is_ours(facts):
-                    continue
-                try:
-                    facts = os.lstat(f"{directory}/{name}/users")
-                except OSError:
-                    pass  # older than that file
-                found.append((facts.st_mtime_ns, name))
+                if _is_ours(os.lstat(f"{directory}/{name}")):
+                    found.append((last_used(f"{directory}/{name}"), name))
             except OSError:
                 pass  # gone meanwhile
     return sorted(found)
+
+
+def last_used(path: str) -> int:
+    """Return when a store was last used, in nanoseconds since 1970."""
+    try:
+        return os.lstat(f"{path}/users").st_mtime_ns
+    except OSError:
+        return os.lstat(path).st_mtime_ns  # older than that file
 
 
 def leftovers(directory: str) -> list[str]:
@@ -189,8 +191,13 @@ def layout_of(name: str) -> int | None:
     return next((number for number in range(1, LAYOUT + 1) if layout == str(number)), None)
 
 
-def remove(directory: str, name: str) -> None:
-    """Remove a store.
+def remove(directory: str, name: str, *, used: float = float("inf")) -> bool:
+    """Remove a store; return False, and leave it, if it was used later than the caller knows.
+
+    Args:
+        directory: the folder that holds all stores.
+        name: the store's name.
+        used: when it was last used, as far as the caller knows, in seconds since 1970.
 
     Raises:
         BlockingIOError: a process uses it.
@@ -198,6 +205,8 @@ def remove(directory: str, name: str) -> None:
     """
     path = f"{directory}/{name}"
     gone = f"{directory}/{GONE}{name}-{os.urandom(4).hex()}"
+    if last_used(path) / 1e9 > used:  # before the locks, whose files may have to be made
+        return False
     locks = Locks(path)
     try:
         os.rename(path, gone)
@@ -205,6 +214,7 @@ def remove(directory: str, name: str) -> None:
         locks.release()
     if not remove_tree(gone):
         raise OSError(f"not all of {gone} can be removed")
+    return True
 
 
 class Locks:

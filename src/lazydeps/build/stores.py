@@ -113,7 +113,9 @@ def collect(directory: str, *, keep: int = 0, older_than: float = 0.0, dry_run: 
 
 def _remove(directory: str, store: StoredPack) -> Removal:
     try:
-        _space.remove(directory, store.name)
+        # Looked at again: while others were removed, somebody may have used this one, and it is not old any more.
+        if not _space.remove(directory, store.name, used=store.last_used):
+            return Removal(store, "kept")
     except BlockingIOError:
         return Removal(store, "held")
     except FileNotFoundError:
