@@ -19,6 +19,7 @@ import threading
 import time
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
@@ -29,7 +30,7 @@ from support_packs import THREADS, check_store, pack_tree, write_tree
 from benchmarks.server import ObjectServer
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from lazydeps.build.write import Written
 
@@ -262,6 +263,14 @@ def names_in(store: Path) -> set[str]:
 
 class Expected:
     """A pack, and what a start of it gives when nothing goes wrong."""
+
+    @classmethod
+    @contextmanager
+    def served(cls, write: Callable[[Path], Written], folder: Path, rate: float = 0) -> Iterator[Expected]:
+        """Write a pack, serve it at so many bytes a second (0: as fast as it comes), and start it once."""
+        pack = write(folder)
+        with Shaped(pack, rate) as server:
+            yield cls(pack, server.ref, folder / "clean")
 
     def __init__(self, pack: Written, ref: str, scratch: Path) -> None:
         """Start it once.

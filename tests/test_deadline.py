@@ -522,3 +522,15 @@ except lazydeps.FetchError as error:
         code = code.replace("URL", repr(server.url))
         done = run_python(code, environ={"LAZYDEPS_ALLOW_UNPINNED": "1"}, timeout=40)
     assert "did not answer within the time that was left" in done.stdout
+
+
+def test_a_wave_of_refusals_is_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Connections that are refused together pause as long as one that is refused: they did not try again in between."""
+    monkeypatch.setattr(_retry, "_random", lambda: 1.0)
+    now = [100.0]
+    monkeypatch.setattr(_retry.time, "monotonic", lambda: now[0])
+    retry = _retry.Retry(url="file:///p", counters=Stats(), changed=threading.Condition())
+    refusal = FetchError("503", status=503, retryable=True)
+    assert [retry.note_refusal(refusal) for _ in range(6)] == pytest.approx([2 * _retry.FIRST_PAUSE] * 6)
+    now[0] = retry.not_before
+    assert retry.note_refusal(refusal) == pytest.approx(4 * _retry.FIRST_PAUSE)

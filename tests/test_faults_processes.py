@@ -45,19 +45,15 @@ RATE = 14e6
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
     """The larger pack, slowly."""
-    folder = tmp_path_factory.mktemp("many")
-    pack = write_many(folder)
-    with Shaped(pack, RATE) as server:
-        yield Expected(pack, server.ref, folder / "clean")
+    with Expected.served(write_many, tmp_path_factory.mktemp("many"), RATE) as expected:
+        yield expected
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
     """The small pack, as fast as it comes."""
-    folder = tmp_path_factory.mktemp("few")
-    pack = write_few(folder)
-    with Shaped(pack) as server:
-        yield Expected(pack, server.ref, folder / "clean")
+    with Expected.served(write_few, tmp_path_factory.mktemp("few")) as expected:
+        yield expected
 
 
 def midway(start: Start, store: Path, frames: int = 2) -> None:

@@ -36,10 +36,8 @@ pytestmark = pytest.mark.chaos
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
     """The larger pack."""
-    folder = tmp_path_factory.mktemp("many")
-    pack = write_many(folder)
-    with Shaped(pack) as server:
-        yield Expected(pack, server.ref, folder / "clean")
+    with Expected.served(write_many, tmp_path_factory.mktemp("many")) as expected:
+        yield expected
 
 
 @pytest.mark.parametrize("host", HOSTS)

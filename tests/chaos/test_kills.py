@@ -13,7 +13,6 @@ from support_packs import check_store
 from support_starts import (
     HOSTS,
     Expected,
-    Shaped,
     Start,
     each,
     landed_in,
@@ -37,19 +36,15 @@ VICTIMS = ("parent", "child", "child first", "parent first", "group")
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
     """The larger pack, at a rate at which a start takes a second while others do the same."""
-    folder = tmp_path_factory.mktemp("many")
-    pack = write_many(folder)
-    with Shaped(pack, 40e6) as server:
-        yield Expected(pack, server.ref, folder / "clean")
+    with Expected.served(write_many, tmp_path_factory.mktemp("many"), 40e6) as expected:
+        yield expected
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
     """The small pack, as fast as it comes."""
-    folder = tmp_path_factory.mktemp("few")
-    pack = write_few(folder)
-    with Shaped(pack) as server:
-        yield Expected(pack, server.ref, folder / "clean")
+    with Expected.served(write_few, tmp_path_factory.mktemp("few")) as expected:
+        yield expected
 
 
 @pytest.mark.parametrize("host", HOSTS)

@@ -16,7 +16,6 @@ from support_starts import (
     Expected,
     Observer,
     Outcome,
-    Shaped,
     Start,
     each,
     holder_of,
@@ -41,19 +40,15 @@ pytestmark = pytest.mark.chaos
 @pytest.fixture(scope="module")
 def many(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
     """The larger pack, slowly."""
-    folder = tmp_path_factory.mktemp("many")
-    pack = write_many(folder)
-    with Shaped(pack, 3e6) as server:
-        yield Expected(pack, server.ref, folder / "clean")
+    with Expected.served(write_many, tmp_path_factory.mktemp("many"), 3e6) as expected:
+        yield expected
 
 
 @pytest.fixture(scope="module")
 def few(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Expected]:
     """The small pack, as fast as it comes."""
-    folder = tmp_path_factory.mktemp("few")
-    pack = write_few(folder)
-    with Shaped(pack) as server:
-        yield Expected(pack, server.ref, folder / "clean")
+    with Expected.served(write_few, tmp_path_factory.mktemp("few")) as expected:
+        yield expected
 
 
 def check_together(expected: Expected, outcomes: Sequence[Outcome], landed: set[int], store: Path) -> None:
