@@ -389,7 +389,6 @@ def test_help_and_version() -> None:
         (["pack", "six", "--from-dir", ".", "-o", "p"], "not both"),
         (["pack", "six", "-o", "p", "--python", "3.9"], "from 3.11 on"),
         (["pack", "six", "-o", "p", "--arch", "riscv64"], "x86_64 or arm64"),
-        (["pack", "six", "-o", "p", "--trace", "x", "--trace-script", sys.executable], "exclude each other"),
         (["push", "nowhere.tar.zst", "s3://b/"], "nowhere.tar.zst"),
         (["extract", "p"], "Missing option '-o' / '--out'"),
         (["run", "-c", "print(1)"], "Missing option '--pack'"),

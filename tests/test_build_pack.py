@@ -106,7 +106,7 @@ def test_a_saved_trace_gives_the_same_pack(tmp_path: Path) -> None:
         "six.py",
         "packaging/__init__.py",
     ]
-    second = build_pack(options(tmp_path / "b.tar.zst", requirements=SMALL, trace_file=saved))
+    second = build_pack(options(tmp_path / "b.tar.zst", requirements=SMALL, trace_files=(saved,)))
     assert second.written.root == first.written.root
 
 
@@ -153,7 +153,7 @@ def test_trouble_on_the_way_is_told(tmp_path: Path) -> None:
     assert built.trace.how == ("import good",)
     trace = replace(built.trace, order=("good.py", "gone.py"))
     trace.save(tmp_path / "t.json")
-    again = build_pack(options(tmp_path / "p.tar.zst", from_dir=folder, trace_file=tmp_path / "t.json"))
+    again = build_pack(options(tmp_path / "p.tar.zst", from_dir=folder, trace_files=(tmp_path / "t.json",)))
     assert again.trace_dropped == ("gone.py",)
     assert any("1 of the trace's 2 entries" in warning for warning in again.warnings)
 
@@ -185,9 +185,8 @@ def test_nothing_is_left_behind(
         ({"requirements": ("six",), "arch": "riscv64"}, "x86_64 or arm64.*'riscv64'"),
         ({"requirements": ("six",), "glibc": "new"}, "--glibc wants a version"),
         ({"requirement_files": (Path("/nowhere.txt"),)}, r"-r wants a file, and /nowhere\.txt"),
-        ({"requirements": ("six",), "trace_script": Path("/nowhere.py")}, "--trace-script wants a file"),
-        ({"requirements": ("six",), "trace_file": Path("/nowhere.json")}, "could not be read"),
-        ({"requirements": ("six",), "trace_statements": ("x",), "trace_file": Path("t")}, "exclude each other"),
+        ({"requirements": ("six",), "trace_scripts": (Path("/nowhere.py"),)}, "--trace-script wants a file"),
+        ({"requirements": ("six",), "trace_files": (Path("/nowhere.json"),)}, "--trace-file wants a file"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(tmp_path: Path, more: dict[str, object], reason: str) -> None:

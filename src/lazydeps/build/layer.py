@@ -31,7 +31,7 @@ from . import resolve
 from .bytecode import compile_tree
 from .elf import is_shared_object
 from .interpreters import canonical_arch, find_interpreter, require_interpreter
-from .pack import ARCHITECTURES
+from .options import ARCHITECTURES
 from .strip import strip_elf
 from .trace import target_suffixes
 from .write import EPOCH

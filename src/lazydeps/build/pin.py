@@ -15,7 +15,7 @@ from lazydeps.errors import ConfigError
 
 
 @dataclass(frozen=True, slots=True)
-class Locked:
+class Pinned:
     """An archive that may be loaded."""
 
     ref: str
@@ -28,7 +28,7 @@ class Locked:
     """Bytes of those files."""
 
 
-def lock(ref: Ref) -> Locked:
+def pin(ref: Ref) -> Pinned:
     """Download and check an archive.
 
     Args:
@@ -62,7 +62,7 @@ def lock(ref: Ref) -> Locked:
                 for _chunk in chunks:
                     pass
             size = file.seek(0, os.SEEK_END)
-    return Locked(
+    return Pinned(
         ref=Ref(ref.url, sha256=digest).shown,
         size=size,
         files=sum(map(len, layout.paths.values())),

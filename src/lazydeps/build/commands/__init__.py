@@ -1,0 +1,50 @@
+"""The subcommands of `lazydeps`, one a file, and the options that they share.
+
+Each file's ``command`` is the click command of the file's name. `build/cli.py` imports a file when its command is run.
+"""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from lazydeps.build.console import Console
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+PATH = click.Path(path_type=Path)
+FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
+
+
+class NewFile(click.Path):
+    """A file to write, in a folder that is there: found out now, and not when minutes of work are done."""
+
+    def __init__(self) -> None:
+        super().__init__(dir_okay=False, path_type=Path)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> Any:
+        """Return the path, if its folder is there."""
+        path = Path(os.fsdecode(super().convert(value, param, ctx)))
+        if not path.absolute().parent.is_dir():
+            self.fail(f"there is no folder {path.absolute().parent} to write {path.name} into.", param, ctx)
+        return path
+
+
+def output_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add ``--json`` and ``--quiet``, and hand the command a `Console` made of them."""
+
+    @click.option("--json", "as_json", is_flag=True, help="Print one JSON object on standard output.")
+    @click.option("-q", "--quiet", is_flag=True, help="No progress.")
+    @functools.wraps(command)
+    def wrapped(*args: Any, as_json: bool, quiet: bool, **options: Any) -> Any:
+        console = Console(as_json=as_json, quiet=quiet or as_json)
+        click.get_current_context().meta["console"] = console
+        return command(console, *args, **options)
+
+    return wrapped

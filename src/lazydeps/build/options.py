@@ -1,0 +1,130 @@
+"""What one pack is made of and for which target: every option of `lazydeps pack`, checked and with its default."""
+
+from __future__ import annotations
+
+import platform
+import sys
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Literal
+
+from lazydeps.errors import ConfigError
+
+from . import resolve
+from .interpreters import canonical_arch
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ARCHITECTURES = ("x86_64", "arm64")
+DEFAULT_LEVEL = 12
+"""zstd level; 19 packs a few per cent smaller at a fifth of the speed."""
+Sources = Literal["cold", "drop"]
+"""What becomes of the ``.py`` files: kept in the cold set, for tracebacks and `inspect`, or left out."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PackOptions:
+    """What to pack, for which target, and how to find out what an import touches."""
+
+    out: Path
+    """The pack to write, conventionally ``NAME.tar.zst``."""
+
+    # What goes in. Requirements of every kind may be given together; a folder or an archive stands alone.
+    requirements: tuple[str, ...] = ()
+    requirement_files: tuple[Path, ...] = ()
+    """``requirements.txt`` files, with their options; also ``pylock.toml``."""
+    constraint_files: tuple[Path, ...] = ()
+    project: Path | None = None
+    """A folder with a ``pyproject.toml``: whose groups and extras, and whose ``uv.lock``."""
+    groups: tuple[str, ...] = ()
+    """Dependency groups (PEP 735) of the project."""
+    extras: tuple[str, ...] = ()
+    """Optional dependencies of the project."""
+    locked: bool = False
+    """Whether the project's ``uv.lock`` decides the versions."""
+    wheels: Path | None = None
+    """A folder of wheels: every distribution in it goes in, and no index is asked."""
+    from_dir: Path | None = None
+    """An installed site-packages folder, instead of requirements."""
+    from_archive: Path | None = None
+    """A zip, layer zip or tar of installed packages, instead of requirements."""
+
+    # For whom.
+    python: str | None = None
+    """The target's minor version, for example ``3.13``; the running one by default."""
+    arch: str | None = None
+    """``x86_64`` or ``arm64`` (``aarch64`` and ``amd64`` are understood); this machine's by default."""
+    glibc: str | None = None
+    """The oldest C library the pack has to run on; by default Lambda's for that Python (`resolve.glibc_floor`)."""
+
+    # What is left out, and how the rest is kept.
+    prune: bool = True
+    """Whether the rules of ``prune.toml`` apply."""
+    exclude: tuple[str, ...] = ()
+    """Patterns of files to leave out besides, relative to site-packages."""
+    keep: tuple[str, ...] = ()
+    """Patterns of files that no rule leaves out."""
+    strip: bool = False
+    """Whether to take debug information out of ELF files."""
+    sources: Sources = "cold"
+    optimize: int = 0
+    """Python's ``-O`` level for the bytecode: 0, 1 (no asserts) or 2 (no docstrings either)."""
+    level: int = DEFAULT_LEVEL
+
+    # What an import touches. Several ways are merged in this order; with none, the requested modules are imported.
+    trace_files: tuple[Path, ...] = ()
+    """Traces that were recorded before."""
+    trace_statements: tuple[str, ...] = ()
+    """Python statements to record, for example ``import numpy, pandas``."""
+    trace_scripts: tuple[Path, ...] = ()
+    """Programs to record."""
+    trace_handlers: tuple[str, ...] = ()
+    """Lambda handlers to record, ``MODULE.FUNCTION`` as Lambda spells them, found from the current folder."""
+    events: tuple[Path, ...] = ()
+    """JSON files, the events that each recorded handler is called with."""
+    save_trace: Path | None = None
+    """Where to write the trace that was used."""
+
+    # How.
+    jobs: int | None = None
+    """Processes and threads at a time; the machine's cores by default."""
+    cache: Path | None = None
+    """Where compiled and compressed pieces are kept for the next build; None for nowhere."""
+
+
+def check_options(options: PackOptions) -> PackOptions:
+    """Return options with the defaults filled in.
+
+    Raises:
+        ConfigError: they contradict each other or name something that does not exist.
+    """
+    if options.from_dir is not None and (options.requirements or options.requirement_files):
+        raise ConfigError("a pack is made of requirements or of --from-dir, not both. Install them into that folder.")
+    if options.from_dir is None and not options.requirements and not options.requirement_files:
+        raise ConfigError("nothing to pack: give requirements (numpy pandas), -r requirements.txt or --from-dir DIR.")
+    python = options.python or f"{sys.version_info[0]}.{sys.version_info[1]}"
+    parts = python.split(".")
+    if len(parts) != 2 or not all(part.isdecimal() for part in parts) or parts[0] != "3" or int(parts[1]) < 11:
+        raise ConfigError(f"--python wants a minor version from 3.11 on, such as 3.13; found {python!r}.")
+    arch = canonical_arch(options.arch or platform.machine())
+    if arch not in ARCHITECTURES:
+        raise ConfigError(f"--arch wants x86_64 or arm64, the two that AWS Lambda has; found {arch!r}.")
+    glibc = options.glibc or resolve.glibc_floor(python)
+    if not all(part.isdecimal() for part in glibc.split(".")) or glibc.count(".") != 1:
+        raise ConfigError(f"--glibc wants a version such as {resolve.GLIBC_FLOOR}; found {glibc!r}.")
+    for name, path in (("-r", file) for file in options.requirement_files):
+        _must_exist(name, path)
+    for name, paths in (
+        ("-c", options.constraint_files),
+        ("--trace-script", options.trace_scripts),
+        ("--trace-file", options.trace_files),
+        ("--event", options.events),
+    ):
+        for path in paths:
+            _must_exist(name, path)
+    return replace(options, python=python, arch=arch, glibc=glibc)
+
+
+def _must_exist(option: str, path: Path) -> None:
+    if not path.is_file():
+        raise ConfigError(f"{option} wants a file, and {path} is none.")
