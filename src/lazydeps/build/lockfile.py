@@ -80,6 +80,14 @@ class Lock:
         return frozenset(one.ref for entry in entries for one in (entry, *entry.previous))
 
 
+def check_name(name: str) -> None:
+    """Raise ConfigError unless a pack can have this name."""
+    if not _lockfile.is_name(name):
+        raise ConfigError(
+            f"{name!r} is no name for a pack: expected ASCII letters, digits, dots, - and _, 100 at most."
+        )
+
+
 def target_key(python: str, arch: str) -> str:
     """Return the key of a pack's target: ``python3.13-arm64``, or ``python3.13-any`` without machine code."""
     return f"python{python}-{arch}"
@@ -114,10 +122,7 @@ def pin(lock: Lock, name: str, target: str, entry: Entry) -> Lock:
     Raises:
         ConfigError: the name cannot be one.
     """
-    if not _lockfile.is_name(name):
-        raise ConfigError(
-            f"{name!r} is no name for a pack: expected letters, digits, dots, dashes and underscores, at most 100."
-        )
+    check_name(name)
     now = lock.packs.get(name, {}).get(target)
     if now is not None and now.ref == entry.ref:
         return lock
