@@ -18,7 +18,7 @@ from lazydeps.build import lockfile
 from lazydeps.build.lockfile import Entry, target_key
 from lazydeps.build.read import as_ref, open_pack
 from lazydeps.build.s3 import S3_ERRORS, Destination, explain, head, new_client, preflight
-from lazydeps.build.upload import PART, Content, Sent, UploadInterruptedError, abort_all, upload
+from lazydeps.build.upload import PART, Content, Sent, abort_all, upload
 from lazydeps.errors import ConfigError, FetchError, IntegrityError
 
 if TYPE_CHECKING:
@@ -26,6 +26,21 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from lazydeps._pack import Root
+
+__all__ = [
+    "PART",
+    "Plan",
+    "PushOptions",
+    "Pushed",
+    "abort",
+    "check_targets",
+    "is_there",
+    "pin_all",
+    "plan_push",
+    "preflight",
+    "push",
+    "send",
+]
 
 METADATA = 1900
 """Bytes of all metadata together, names included. S3 takes 2 KB."""
@@ -383,22 +398,3 @@ def git_commit() -> str | None:
     if not commit.isalnum() or len(commit) > 64:
         return None
     return f"{commit}-dirty" if changed else commit
-
-
-__all__ = [
-    "PART",
-    "Destination",
-    "Plan",
-    "PushOptions",
-    "Pushed",
-    "UploadInterruptedError",
-    "abort",
-    "check_targets",
-    "git_commit",
-    "is_there",
-    "pin_all",
-    "plan_push",
-    "preflight",
-    "push",
-    "send",
-]
