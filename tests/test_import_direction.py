@@ -16,7 +16,7 @@ SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
     {"errors", "_digest", "_children"},
     {"_ref", "_config", "_retry", "_deadline", "events"},
-    {"_pack", "_sources"},
+    {"_pack", "_sources", "_lockfile"},
     {"_store", "_fetch", "_target", "_archive"},
     {"_archive_zip", "_archive_tar", "_layout"},
     {"_plan", "_space"},

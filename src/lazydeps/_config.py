@@ -66,7 +66,7 @@ class Config:
         limits: Limits | None = None,
     ) -> None:
         self.pack = pack
-        """The references to load, as text."""
+        """The references to load, as text, and names that a lock file has."""
         self.directory = directory
         """The folder that holds the stores; absolute."""
         self.allow_unpinned = allow_unpinned
@@ -128,10 +128,13 @@ class Config:
 
 
 def _split_refs(text: str) -> tuple[str, ...]:
-    """Split at the white space that stands between references; an S3 key may hold spaces too."""
+    """Split at the white space that stands between references and names; an S3 key may hold spaces too.
+
+    A pin ends a reference, and a name has no spaces.
+    """
     refs: list[str] = []
     for word in "".join(" " if letter.isspace() else letter for letter in text).split(" "):
-        if "://" in word or not refs:
+        if "://" in word or not refs or "#" in refs[-1] or "://" not in refs[-1]:
             refs.append(word)
         else:
             refs[-1] += " " + word

@@ -89,13 +89,16 @@ def load(
     """Start bringing packs, and make their modules importable at once.
 
     Returns without waiting for the network. Each import of a packed module then waits for its own bytes. With no
-    pack named here or in ``LAZYDEPS_PACK`` it does nothing, so that the same handler runs where the dependencies
-    are installed.
+    pack named here, in ``LAZYDEPS_PACK`` or in a ``lazydeps.lock`` it does nothing, so that the same handler runs where
+    the dependencies are installed.
 
     Args:
         refs: references, ``URL#root=sha256:HEX``, or ``URL#sha256=HEX`` for an archive that is not a pack (a zip, a
-            Lambda layer, a tar, a wheel), which is extracted whole before the first import from it.
-            None: those in ``LAZYDEPS_PACK``, separated by white space.
+            Lambda layer, a tar, a wheel), which is extracted whole before the first import from it; and names of packs
+            in ``lazydeps.lock``. None: those in ``LAZYDEPS_PACK``, separated by white space; without that, all packs of
+            the lock that this interpreter can use, by name.
+            The lock is the file that ``LAZYDEPS_LOCK`` names (``0``: none), else ``lazydeps.lock`` in the folder of
+            the file that calls, else in ``LAMBDA_TASK_ROOT``.
             The first pack that has a module wins. A pack that is loaded already is not loaded again.
         directory: where the stores are. None: ``LAZYDEPS_DIR``, else ``/tmp/lazydeps``.
         timeout: seconds that all of it may take. None: ``LAZYDEPS_TIMEOUT``, else no limit but those of each request.
@@ -106,7 +109,9 @@ def load(
         A context manager. Leaving it waits for the boot and data sets.
 
     Raises:
-        ConfigError: a reference is malformed or not pinned, or the store cannot be used.
+        ConfigError: a reference is malformed or not pinned, the store cannot be used, or the lock is none, or has not
+            what is asked for. Where ``LAMBDA_TASK_ROOT`` is not set, a lock without packs for this interpreter that
+            ``LAZYDEPS_LOCK`` does not name is passed over: there the dependencies are installed.
         PackMismatchError: a pack in the store is for another Python. For one that has yet to be fetched, the first
             import raises it; likewise FetchError, IntegrityError, PackFormatError and InsufficientSpaceError.
     """
@@ -116,7 +121,13 @@ def load(
         config = config.replace(directory=os.path.abspath(directory))  # here, before anybody changes the folder
     if timeout is not None:
         config = config.replace(timeout=min(timeout, _deadline.LONGEST))
-    parsed = [Ref.parse(text) for text in (refs or config.pack)]
+    words = refs or config.pack
+    if words and all("://" in word for word in words):
+        parsed = [Ref.parse(word) for word in words]
+    else:
+        from . import _lockfile
+
+        parsed = _lockfile.chosen(words, environ)
     if not parsed:
         return Loading(())
     global _finder
