@@ -6,20 +6,19 @@ The same inputs give the same bytes on every machine. It prints nothing, and tal
 from __future__ import annotations
 
 import base64
-import json
 import os
 import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from lazydeps.errors import ConfigError, LazydepsError
 
-from . import resolve, runtime_tree, zip_file
+from . import lockfile, resolve, runtime_tree, zip_file
 from .bytecode import compile_tree
 from .handler_code import Handler, check_handler, choose, early_imports, find_handler
 from .inputs import fill
@@ -39,7 +38,6 @@ UNZIPPED_LIMIT = 250 << 20
 """Bytes of a function's code and layers, unzipped (the same page; the API names 262,144,000)."""
 SMALL = 5_000_000
 """Bytes above which a zip file gets a warning: Lambda fetches and unzips it in every cold start."""
-LOCK_NAME = "lazydeps.lock"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,7 +61,7 @@ class PackageOptions:
     runtime: bool = True
     """Whether lazydeps' runtime goes in; False where a layer has it."""
     lock: Path | None = None
-    """The lock file; None for `LOCK_NAME` in the folder, if it is there."""
+    """The lock file; None for ``lazydeps.lock`` in the folder, if it is there."""
     max_size: int | None = None
     """Bytes that the zip file may have; None: a warning above `SMALL`."""
 
@@ -152,7 +150,7 @@ def build_package(options: PackageOptions, *, dry_run: bool = False) -> Package:
             shutil.copyfile(source, target)
             target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
         if lock is not None:
-            shutil.copyfile(lock, tree / LOCK_NAME)
+            shutil.copyfile(lock, tree / lockfile.NAME)
         compiled = compile_tree(tree, resolve.list_files(tree), interpreter=interpreter)
         warnings += [
             f"{name} is no Python {python}: it has no bytecode." for name in compiled.failed if name in code.files
@@ -211,16 +209,13 @@ def packed_distributions(lock: Path, python: str, arch: str) -> dict[str, tuple[
     Raises:
         ConfigError: the file is no lock file.
     """
-    try:
-        document: Any = json.loads(lock.read_text(encoding="utf-8"))
-        packs: Mapping[str, Any] = document["packs"]
-        found: dict[str, tuple[str, str]] = {}
-        for name, targets in packs.items():
-            for key in (f"python{python}-{arch}", f"python{python}-any"):
-                for distribution, version in targets.get(key, {}).get("distributions", {}).items():
-                    found[canonicalize_name(distribution)] = (name, str(version))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ConfigError(f"{lock} is no lock file: {error!r}. `lazydeps push --name NAME` writes one.") from error
+    found: dict[str, tuple[str, str]] = {}
+    for name, targets in lockfile.read(lock).packs.items():
+        for key in (lockfile.target_key(python, arch), lockfile.target_key(python, "any"), lockfile.ARCHIVE):
+            if key in targets:
+                distributions = targets[key].distributions
+                found.update({canonicalize_name(each): (name, version) for each, version in distributions.items()})
+                break
     return found
 
 
@@ -229,7 +224,7 @@ def _lock_file(options: PackageOptions) -> Path | None:
         if not options.lock.is_file():
             raise ConfigError(f"there is no lock file {options.lock}. `lazydeps push --name NAME` writes one.")
         return options.lock
-    usual = options.folder / LOCK_NAME
+    usual = options.folder / lockfile.NAME
     return usual if usual.is_file() else None
 
 

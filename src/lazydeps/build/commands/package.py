@@ -81,11 +81,26 @@ def command(console: Console, project: Path, dry_run: bool, **options: Any) -> N
         console.line(f"The function needs runtime python{done.python} and handler {done.handler}.")
 
 
-def _asked(project: Path, *, max_size: float | None, runtime: bool | None, **options: Any) -> PackageOptions:
+def _asked(folder: Path, *, max_size: float | None, runtime: bool | None, **options: Any) -> PackageOptions:
+    """Return what to build: what the project says, and the command line over it."""
     from lazydeps.build.package import PackageOptions
+    from lazydeps.build.project import find_project
 
+    project = find_project(folder)
+    if project is not None:
+        folder, spec = project.folder, project.package
+        for name in ("handler", "include", "exclude", "requirements", "requirement_files", "groups"):
+            options[name] = options[name] or getattr(spec, name)
+        if options["lock"] is None and project.lock.is_file():
+            options["lock"] = project.lock
+        runtime = spec.runtime if runtime is None else runtime
+        for name in ("python", "arch"):
+            there = sorted({value for pack in project.packs.values() for value in getattr(pack, name)})
+            if options[name] is None and len(there) > 1:
+                raise click.UsageError(f"{project.file} has packs for {' and '.join(there)}: say which with --{name}.")
+            options[name] = options[name] or next(iter(there), None)
     return PackageOptions(
-        folder=project,
+        folder=folder,
         max_size=None if max_size is None else int(max_size * 1e6),
         runtime=runtime is not False,
         **options,
