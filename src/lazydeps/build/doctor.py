@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import boto3
 from botocore.config import Config as BotoConfig
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from lazydeps._ref import Ref
 from lazydeps.errors import ConfigError, LazydepsError
@@ -33,6 +34,8 @@ State = Literal["ok", "warning", "failure", "skipped"]
 SCRATCH = 2_000_000_000
 """Bytes that a build of a large pack needs in the temporary folder; less is a warning."""
 _CLIENT = BotoConfig(connect_timeout=5, read_timeout=15, retries={"max_attempts": 2, "mode": "standard"})
+AWS_ERRORS = (BotoCoreError, ClientError, ResponseParserError)
+"""What a call of boto3 may raise for what AWS, or whatever answers in its place, has done."""
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AllAccessDisabled", "403"})
 
 
@@ -227,7 +230,7 @@ def _credentials(found: Examination) -> None:
         # STS has an endpoint in every region; without any region at all the one that always was there answers.
         client = session.client("sts", config=_CLIENT, region_name=session.region_name or "us-east-1")
         who = client.get_caller_identity()
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         found.add("credentials", "failure", f"{one_line(error)}.", _advice(error))
         return
     found.ok("credentials", f"AWS knows them as {who['Arn']}.")
@@ -252,7 +255,7 @@ def _destination(found: Examination, destination: str) -> None:
     client = found.client("s3")
     try:
         head = client.head_bucket(Bucket=bucket)
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         status = error.response["ResponseMetadata"].get("HTTPStatusCode") if isinstance(error, ClientError) else None
         if status == 404:
             found.add(
@@ -285,7 +288,7 @@ def _destination(found: Examination, destination: str) -> None:
         listed = client.list_objects_v2(Bucket=bucket, Prefix=prefix, MaxKeys=10)
         count = f"{listed.get('KeyCount', 0)}{' or more' if listed.get('IsTruncated') else ''}"
         found.ok("list", f"the objects under s3://{bucket}/{prefix} can be listed: {count}.")
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         found.refused("list", error, f"s3:ListBucket on arn:aws:s3:::{bucket}", needed=True)
     if found.options.write_test:
         _write_test(found, client, bucket, prefix)
@@ -297,7 +300,7 @@ def _bucket_settings(found: Examination, client: Any, bucket: str) -> None:
     try:
         block = client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
         closed = all(block.values())
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         if error_code(error) != "NoSuchPublicAccessBlockConfiguration":
             found.refused("public access", error, f"s3:GetBucketPublicAccessBlock on {bucket}", needed=False)
             closed = True
@@ -322,7 +325,7 @@ def _bucket_settings(found: Examination, client: Any, bucket: str) -> None:
             if status == "Enabled"
             else "off: packs never replace one another, so it is not needed.",
         )
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         found.refused("versioning", error, f"s3:GetBucketVersioning on {bucket}", needed=False)
 
 
@@ -331,17 +334,17 @@ def _write_test(found: Examination, client: Any, bucket: str, prefix: str) -> No
     where = f"arn:aws:s3:::{bucket}/{prefix}*"
     try:
         client.put_object(Bucket=bucket, Key=key, Body=b"lazydeps doctor\n", IfNoneMatch="*")
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         found.refused("write", error, f"s3:PutObject on {where}", needed=True)
         return
     try:
         client.get_object(Bucket=bucket, Key=key)["Body"].read()
         found.ok("write", f"a small object was put under s3://{bucket}/{prefix} and read.")
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         found.refused("write", error, f"s3:GetObject on {where}", needed=True)
     try:
         client.delete_object(Bucket=bucket, Key=key)
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         found.add(
             "write",
             "warning",
@@ -384,7 +387,7 @@ def with_object(found: Examination, name: str, text: str, *, size: int | None = 
     except LazydepsError as error:
         found.add(name, "failure", str(error), "Push it again, or correct the reference or the permission.")
         return None
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         found.add(name, "failure", f"{text}: {one_line(error)}.", _advice(error))
         return None
     if size is not None and actual is not None and actual != size:

@@ -8,14 +8,12 @@ from __future__ import annotations
 import difflib
 from typing import TYPE_CHECKING, Any
 
-from botocore.exceptions import BotoCoreError, ClientError
-
 from lazydeps import _config, _lockfile
 from lazydeps._ref import Ref
 from lazydeps.errors import ConfigError
 
 from . import policies
-from .doctor import error_code, one_line, packs_for, with_object
+from .doctor import AWS_ERRORS, error_code, one_line, packs_for, with_object
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -46,7 +44,7 @@ def examine_function(found: Examination, name: str, lock: lockfile.Lock | None) 
     """
     try:
         facts = found.client("lambda").get_function_configuration(FunctionName=name)
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         if error_code(error) == "ResourceNotFoundException":
             here = found.session.region_name
             found.add(
@@ -277,7 +275,7 @@ def _layers(found: Examination, facts: Mapping[str, Any], python: str) -> None:
         arn = layer["Arn"]
         try:
             version = found.client("lambda").get_layer_version_by_arn(Arn=arn)
-        except (BotoCoreError, ClientError) as error:
+        except AWS_ERRORS as error:
             found.refused("layer", error, f"lambda:GetLayerVersion on {arn}", needed=False)
             continue
         runtimes = version.get("CompatibleRuntimes") or []
@@ -306,7 +304,7 @@ def _network(found: Examination, facts: Mapping[str, Any]) -> None:
             {"Name": "service-name", "Values": [f"com.amazonaws.{region}.s3"]},
         ]
         endpoints = found.client("ec2").describe_vpc_endpoints(Filters=filters)["VpcEndpoints"]
-    except (BotoCoreError, ClientError) as error:
+    except AWS_ERRORS as error:
         found.add(
             "network",
             "warning",
@@ -339,7 +337,7 @@ def _role(found: Examination, facts: Mapping[str, Any], refs: list[Ref]) -> None
     if simulated is None:
         try:
             documents, boundary = _policies(client, role.rpartition("/")[2])
-        except (BotoCoreError, ClientError) as error:
+        except AWS_ERRORS as error:
             what = (
                 "iam:SimulatePrincipalPolicy, or iam:GetRole, iam:List*RolePolicies, iam:GetRolePolicy, iam:GetPolicy*"
             )
@@ -390,7 +388,7 @@ def _simulate(client: Any, role: str, arns: list[str]) -> dict[str, policies.Ver
             arn: policies.Verdict(answers[result["EvalDecision"]], "IAM's own simulation says so")
             for arn, result in zip(arns, results, strict=True)
         }
-    except (BotoCoreError, ClientError, KeyError, IndexError):
+    except (*AWS_ERRORS, KeyError, IndexError):
         return None
 
 
