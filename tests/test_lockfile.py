@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from conftest import SRC
+from runtime_api import Function
 from support_packs import ARCH, pack_tree, write_tree
 
 if TYPE_CHECKING:
@@ -235,3 +237,16 @@ def test_children_find_the_packs_of_a_lock(run_python: RunPython, refs: dict[str
         "print(subprocess.check_output([sys.executable, '-c', 'import first; print(first.NAME)'], text=True))\n"
     )
     assert run_python(None, script(tmp_path / "app", code)).stdout.split() == ["first"]
+
+
+def test_under_lambdas_runtime_client(refs: dict[str, str], tmp_path: Path) -> None:
+    """A handler in a folder below the task root starts from the lock at the task root; nothing else is configured."""
+    task = tmp_path / "task"
+    write_lock(task, {"science": {HERE: refs["first"]}})
+    (task / "app").mkdir()
+    (task / "app/handler.py").write_text(
+        "import lazydeps\nwith lazydeps.load():\n    import first\ndef handle(event, context):\n    return first.NAME\n"
+    )
+    environ = {"PYTHONPATH": str(SRC), "LAZYDEPS_DIR": str(tmp_path / "lazydeps"), "HOME": str(tmp_path)}
+    with Function(sys.executable, "app.handler.handle", task_root=task, environ=environ) as function:
+        assert function.invoke({}).response == "first"

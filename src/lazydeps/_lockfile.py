@@ -32,7 +32,7 @@ _ABSENT = (errno.ENOENT, errno.ENOTDIR)
 
 def is_name(word: str) -> bool:
     """Whether a word in ``LAZYDEPS_PACK`` or of a call names a pack of the lock: a reference has ``://``."""
-    return 0 < len(word) <= 100 and all(letter.isalnum() or letter in "-_." for letter in word)
+    return word.isascii() and 0 < len(word) <= 100 and all(letter.isalnum() or letter in "-_." for letter in word)
 
 
 def chosen(words: Sequence[str], environ: Mapping[str, str]) -> list[Ref]:

@@ -14,6 +14,7 @@ import re
 import shutil
 import stat
 import subprocess
+import tempfile
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
@@ -35,7 +36,10 @@ python3.11 runs on Amazon Linux 2 with glibc 2.26, and 2.17 is the nearest platf
 GLIBC_FLOOR = "2.34"
 """Amazon Linux 2023, on which Lambda runs Python 3.12 and later."""
 
-_NO_WHEEL = re.compile(r"(?:Wheels are required for|attempted to build)\s+`([^`@ ]+)")
+_NO_WHEEL = re.compile(
+    r"(?:Wheels are required for|attempted to build|Package(?=\s+`[^`]+` can't be installed because it is marked as))"
+    r"\s+`([^`@ ]+)"
+)
 _HARDLINK_SIZE = 1 << 20
 """Files of the user's folder of at least so many bytes are hard-linked, not copied: nobody writes into a library in
 place, while a small file might be a cache that the traced program updates."""
@@ -83,6 +87,7 @@ def install(
     *,
     requirement_files: Sequence[Path] = (),
     constraints: Sequence[Path] = (),
+    more: Sequence[str] = (),
     into: Path,
     interpreter: Interpreter,
     arch: str,
@@ -92,12 +97,14 @@ def install(
 
     Wheels are taken wherever a version has one, even an older one: uv by itself prefers a newer version's source
     archive, which it would build against this machine's C library. Sources are built only for projects that have no
-    wheel at all. For another architecture that works for pure Python; uv refuses a wheel that was compiled here.
+    wheel at all, and for what is named by its place: a folder, a repository, a source archive. For another
+    architecture that works for pure Python; uv refuses a wheel that was compiled here.
 
     Args:
         requirements: requirement strings, as on uv's command line.
         requirement_files: ``requirements.txt`` files.
         constraints: constraint files.
+        more: further arguments of uv, for example ``--no-index``.
         into: the folder; made if missing.
         interpreter: a CPython of the target's minor version.
         arch: ``x86_64`` or ``arm64``.
@@ -105,33 +112,50 @@ def install(
 
     Raises:
         ConfigError: uv is missing.
-        LazydepsError: uv failed; the message holds its reason.
+        LazydepsError: uv failed, and the message holds its reason; or the target is another machine, and packages
+            have neither a wheel for it nor can be built without a compiler: all of them are named.
     """
     machine = {"arm64": "aarch64"}.get(arch, arch)
     platform = [] if glibc is None else ["--python-platform", f"{machine}-manylinux_{glibc.replace('.', '_')}"]
     wanted = [part for file in requirement_files for part in ("-r", os.fspath(file))]
     wanted += [part for file in constraints for part in ("-c", os.fspath(file))]
     wanted += ["--", *requirements]
-    common = [
-        *("--target", os.fspath(into), "--python", os.fspath(interpreter.path), "--python-version", interpreter.minor),
-        *(*platform, "--no-compile-bytecode", "--link-mode", "copy", "--no-progress", "--color", "never"),
+    here = [
+        *("--python", os.fspath(interpreter.path), "--python-version", interpreter.minor, "--no-compile-bytecode"),
+        *("--link-mode", "copy", "--no-progress", "--color", "never", *more),
     ]
+    common = [*here, *platform, "--target", os.fspath(into)]
+    foreign = glibc is not None and (interpreter.arch, interpreter.platform) != (arch, "linux")
+    options = _index_options(requirement_files)
     built: set[str] = set()
+    missing: dict[str, str] = {}
+    planned: dict[str, str] = {}
     wheels_only = ["--only-binary", ":all:"]
     while True:
-        done = _uv(*common, *wheels_only, *wanted)
+        # Once something is missing, nothing is built or installed any more: what counts is what else is missing.
+        done = _uv(*common, *wheels_only, *(["--dry-run"] if missing else []), *wanted)
         if done.returncode == 0:
             break
-        blocked = _without_wheels(done.stderr, common) - built
+        blocked = _without_wheels(done.stderr, [*common, *options]) - built
+        disabled = "Building source distributions is disabled" in done.stderr
+        if not blocked and not disabled:
+            raise LazydepsError(_explain(done.stderr, arch=arch, glibc=glibc, python=interpreter.minor))
+        # Everything that a free resolution names stays wheels-only, except what has been shown to have none.
+        if not planned:
+            free = _uv(*common, "--dry-run", *wanted)
+            if free.returncode != 0:
+                raise LazydepsError(_explain(free.stderr, arch=arch, glibc=glibc, python=interpreter.minor))
+            planned = _planned(free.stderr)
+        blocked |= {name for name, what in planned.items() if " @ " in what and not what.endswith(".whl")} - built
         if not blocked:
             raise LazydepsError(_explain(done.stderr, arch=arch, glibc=glibc, python=interpreter.minor))
+        if foreign:
+            with tempfile.TemporaryDirectory(prefix="lazydeps-trial-") as trial:
+                missing |= _missing(blocked, planned, here=here, platform=platform, options=options, trial=Path(trial))
         built |= blocked
-        # Everything that a free resolution names stays wheels-only, except what has been shown to have none.
-        free = _uv(*common, "--dry-run", *wanted)
-        if free.returncode != 0:
-            raise LazydepsError(_explain(free.stderr, arch=arch, glibc=glibc, python=interpreter.minor))
-        names = {canonicalize_name(name) for name in re.findall(r"^ \+ ([\w.-]+)", free.stderr, re.MULTILINE)}
-        wheels_only = [part for name in sorted(names - built) for part in ("--only-binary", name)]
+        wheels_only = [part for name in sorted(planned.keys() - built) for part in ("--only-binary", name)]
+    if missing:
+        raise LazydepsError(_explain_missing(missing, arch=arch, glibc=glibc, python=interpreter.minor))
     return Installed(tuple(_build_warnings(into, built, glibc=glibc, here=interpreter.glibc)))
 
 
@@ -152,7 +176,7 @@ def adopt(folder: Path, *, into: Path) -> Installed:
     _copy(root, into, root, (root,))
     if not any(into.iterdir()):
         raise ConfigError(f"--from-dir wants a site-packages folder with installed packages, and {folder} is empty.")
-    return Installed(tuple(_pth_warnings(into)))
+    return Installed(tuple(path_warnings(into)))
 
 
 def normalise(tree: Path, *, drop_scripts: bool) -> None:
@@ -343,8 +367,8 @@ def _parents(name: str) -> Iterator[str]:
         yield name
 
 
-def _requirement_lines(file: Path, *, seen: set[Path]) -> Iterator[str]:
-    """Yield the requirements of a file and of the files that it includes; options are uv's business."""
+def _requirement_lines(file: Path, *, seen: set[Path], options: bool = False) -> Iterator[str]:
+    """Yield the requirements of a file and of the files that it includes, or else its options."""
     if file in seen:
         return
     seen.add(file)
@@ -356,9 +380,9 @@ def _requirement_lines(file: Path, *, seen: set[Path]) -> Iterator[str]:
         stripped = re.sub(r"(^|\s)#.*$", "", line).strip()
         included = re.match(r"(?:-r|--requirement)[ =]*(.+)$", stripped)
         if included:
-            yield from _requirement_lines(file.parent / included.group(1), seen=seen)
-        elif stripped and not stripped.startswith("-"):
-            yield re.split(r"\s+--", stripped)[0]
+            yield from _requirement_lines(file.parent / included.group(1), seen=seen, options=options)
+        elif stripped and stripped.startswith("-") == options:
+            yield stripped if options else re.split(r"\s+--", stripped)[0]
 
 
 def _requirement_name(line: str) -> str | None:
@@ -382,12 +406,82 @@ def _without_wheels(stderr: str, common: Sequence[str]) -> set[str]:
     if len(named) < 2:
         return named
     wheels_only = ("--dry-run", "--no-deps", "--only-binary", ":all:", "--")
-    return {name for name in sorted(named) if _uv(*common, *wheels_only, name).returncode != 0} or named
+    return {name for name in sorted(named) if _uv(*common, *wheels_only, name, checked=False).returncode != 0} or named
 
 
-def _uv(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _planned(stderr: str) -> dict[str, str]:
+    """Return what a dry run would install: normalised name to ``NAME==VERSION`` or ``NAME @ ADDRESS``."""
+    lines = re.findall(r"^ \+ ([\w.-]+)(==\S+| @ \S+)(?: \(from (.+)\))?", stderr, re.MULTILINE)
+    return {canonicalize_name(name): f"{name} @ {place}" if place else name + what for name, what, place in lines}
+
+
+def _missing(
+    blocked: Collection[str],
+    planned: dict[str, str],
+    *,
+    here: Sequence[str],
+    platform: Sequence[str],
+    options: Sequence[str],
+    trial: Path,
+) -> dict[str, str]:
+    """Return which of some packages without a wheel for another machine cannot be built for it here, each with words.
+
+    A version that has a wheel for this machine and none for the other is compiled, or that wheel would do. The rest
+    is built on trial.
+    """
+    missing: dict[str, str] = {}
+    alone = ("--no-deps", *options)
+    nowhere = ("--target", os.fspath(trial / "nowhere"))
+    for name in sorted(blocked):
+        what = planned.get(name)
+        if what is None:
+            continue
+        wheels_only = ("--dry-run", "--only-binary", ":all:")
+        if " @ " in what or _uv(*here, *alone, *nowhere, *wheels_only, "--", what, checked=False).returncode != 0:
+            done = _uv(*here, *platform, *alone, "--target", os.fspath(trial / name), "--", what, checked=False)
+            if done.returncode == 0:
+                continue
+        if " @ " in what:
+            missing[what] = "its build makes a wheel for this machine"
+            continue
+        other = _uv(*here, *platform, *alone, *nowhere, *wheels_only, "--", name, checked=False)
+        fitting = _planned(other.stderr).get(name) if other.returncode == 0 else None
+        missing[what] = f"{fitting} has one" if fitting else "no other version has one"
+    return missing
+
+
+def _explain_missing(missing: dict[str, str], *, arch: str, glibc: str | None, python: str) -> str:
+    some = next(iter(missing)).partition(" @ ")[0]
+    return (
+        f"{len(missing)} package{'s have' if len(missing) > 1 else ' has'} no wheel for Python {python} on {arch} with "
+        f"glibc {glibc}, and cannot be built for it on this machine:\n"
+        + "".join(f"  {what}: {words}\n" for what, words in missing.items())
+        + "Choose a version that has one, or another --python, --arch or --glibc; or build the wheel on the target "
+        f"(`pip wheel {some}`), and name its file as a requirement or give a folder of all wheels with --wheels."
+    )
+
+
+def _index_options(files: Sequence[Path]) -> list[str]:
+    """Return the options of requirements files that say where packages are looked for, as uv's arguments."""
+    found: list[str] = []
+    for file in files:
+        for line in _requirement_lines(file, seen=set(), options=True):
+            name, _, value = line.replace("=", " ", 1).partition(" ")
+            if name in ("-i", "-f") and not value:
+                name, value = line[:2], line[2:]
+            if name in ("-i", "--index-url", "--extra-index-url", "-f", "--find-links"):
+                value = value.strip()
+                near = file.parent / value
+                found += [name, os.fspath(near.absolute()) if near.exists() else value]
+            elif name == "--no-index":
+                found.append(name)
+    return found
+
+
+def _uv(*arguments: str, checked: bool = True) -> subprocess.CompletedProcess[str]:
     # The user's UV_* variables and configuration (indexes, credentials, proxies) reach uv untouched, and no message
-    # of ours repeats them.
+    # of ours repeats them. Only a trial of one name does without hashes: it has none, and nothing of it is kept.
+    environ = None if checked else {**os.environ, "UV_REQUIRE_HASHES": "0"}
     return subprocess.run(
         [os.fspath(uv_binary()), "pip", "install", *arguments],
         stdin=subprocess.DEVNULL,
@@ -395,6 +489,7 @@ def _uv(*arguments: str) -> subprocess.CompletedProcess[str]:
         stderr=subprocess.PIPE,
         text=True,
         check=False,
+        env=environ,
     )
 
 
@@ -479,7 +574,8 @@ def _read_text(path: Path) -> str:
         return ""
 
 
-def _pth_warnings(tree: Path) -> Iterator[str]:
+def path_warnings(tree: Path) -> Iterator[str]:
+    """Yield a warning for each ``.pth`` file of a tree."""
     for path in sorted(tree.glob("*.pth")):
         yield f"{path.name} is packed but not honoured: .pth files work only in folders that the site module reads."
 

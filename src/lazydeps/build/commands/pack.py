@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lazydeps._ref import Ref
-from lazydeps.build.commands import FILE, FOLDER, NewFile, output_options
+from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, output_options
 from lazydeps.build.console import Advance, Console, mega
-from lazydeps.build.options import DEFAULT_LEVEL, PackOptions, check_options
+from lazydeps.build.options import DEFAULT_LEVEL
 from lazydeps.build.pack import PackResult, build_pack
-from lazydeps.errors import ConfigError
+from lazydeps.build.project import find_project
+from lazydeps.build.targets import plan_project, plan_requirements, split_list
+from lazydeps.errors import ConfigError, LazydepsError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from lazydeps.build.options import PackOptions
+    from lazydeps.build.targets import Build
 
 
 @click.command(
@@ -24,7 +28,9 @@ if TYPE_CHECKING:
 Examples:
   lazydeps pack numpy pandas -o data.tar.zst --python 3.13 --arch arm64
   lazydeps pack -r requirements-heavy.txt -o heavy.tar.zst --trace "import pandas, scipy.stats"
-  lazydeps pack --from-dir build/python -o heavy.tar.zst --trace-script handler.py --save-trace trace.json""",
+  lazydeps pack --from-dir build/python -o heavy.tar.zst --trace-script handler.py --save-trace trace.json
+  lazydeps pack numpy --python 3.12,3.13 --arch x86_64,arm64 -o "numpy-{python}-{arch}.tar.zst"
+  lazydeps pack                       # what [tool.lazydeps] in pyproject.toml says, into dist/""",
 )
 @click.argument("requirements", nargs=-1)
 @click.option(
@@ -38,9 +44,21 @@ Examples:
 @click.option("--wheels", type=FOLDER, help="A folder of wheels; all distributions in it, and no index.")
 @click.option("--from-dir", type=FOLDER, help="Pack an installed site-packages folder instead of requirements.")
 @click.option("--from-archive", type=FILE, help="Pack what a zip, a Lambda layer or a tar holds.")
-@click.option("-o", "--out", type=NewFile(), required=True, help="The pack to write, NAME.tar.zst.")
-@click.option("--python", help="Minor version of the target, 3.11 or later.  [default: the running one]")
-@click.option("--arch", help="x86_64 or arm64.  [default: this machine's]")
+@click.option(
+    "--name", "names", multiple=True, metavar="NAME", help="A pack that the project configures.  [default: all]"
+)
+@click.option(
+    "-o",
+    "--out",
+    type=PATH,
+    help="The pack to write, NAME.tar.zst; of several a folder, or a name with {python} and {arch}.",
+)
+@click.option(
+    "--python",
+    multiple=True,
+    help="Minor version of the target, 3.11 or later; several build several packs.  [default: the running one]",
+)
+@click.option("--arch", multiple=True, help="x86_64 or arm64, or both.  [default: this machine's]")
 @click.option("--glibc", help="Oldest C library to support.  [default: that of Lambda's image for the Python version]")
 @click.option("--prune/--no-prune", default=True, help="Leave out what no running program reads.  [default: prune]")
 @click.option("--exclude", multiple=True, metavar="PATTERN", help="Files to leave out besides.")
@@ -86,35 +104,121 @@ Examples:
 @click.option("--save-trace", type=NewFile(), help="Where to write the trace that was used.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes and threads at a time.  [default: all cores]")
 @output_options
-def command(console: Console, out: Path, **options: Any) -> None:
+def command(
+    console: Console,
+    out: Path | None,
+    names: tuple[str, ...],
+    python: tuple[str, ...],
+    arch: tuple[str, ...],
+    **options: Any,
+) -> None:
     """Build a pack from REQUIREMENTS, ready to push.
 
     Installs with uv for the target, compiles bytecode, records in which order an import touches the files, and
     writes them in that order. Prints the reference that pins the pack.
-    """
-    from contextlib import ExitStack
 
-    asked = PackOptions(out=out, **options)
+    Without anything to pack, builds the packs that the project configures in [tool.lazydeps] of its pyproject.toml,
+    or in lazydeps.toml, for all their targets. What is given here wins over the file.
+    """
     try:
-        check_options(asked)
+        builds = _plan(out, names, split_list(python), split_list(arch), options)
     except ConfigError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
+    if len(builds) > 1:
+        _run_all(console, builds)
+        return
+    _make_folders(builds)
+    facts = _run(console, builds[0].options)
+    if console.result(facts):
+        return
+    _show(console, facts)
+    console.line(f"\nNext: lazydeps push {builds[0].options.out} s3://BUCKET/PREFIX/")
+
+
+_INPUTS = ("requirements", "requirement_files", "project", "groups", "extras", "locked", "wheels", "from_dir")
+
+
+def _plan(
+    out: Path | None, names: tuple[str, ...], python: tuple[str, ...], arch: tuple[str, ...], options: dict[str, Any]
+) -> list[Build]:
+    given = [name for name in (*_INPUTS, "from_archive") if options[name]]
+    if given and names:
+        raise ConfigError("--name chooses packs that the project configures; leave it out to pack something else.")
+    project = None if given else find_project(Path.cwd())
+    if project is not None:
+        context = click.get_current_context()
+        flags = {
+            name: value
+            for name, value in options.items()
+            if context.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
+        }
+        return plan_project(project, flags, names=names, python=python, arch=arch, out=out)
+    if names:
+        raise ConfigError(
+            "--name chooses packs that a project configures, and neither this folder nor one above it has a "
+            "pyproject.toml with [tool.lazydeps] or a lazydeps.toml."
+        )
+    if out is None and given:
+        raise ConfigError("Missing option '-o' / '--out': the pack to write, for example NAME.tar.zst.")
+    return plan_requirements(options, python=python, arch=arch, out=out or Path("pack.tar.zst"))
+
+
+def _run_all(console: Console, builds: list[Build]) -> None:
+    """Build several packs one after another; those that fail do not stop the others."""
+    packs: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    for number, build in enumerate(builds, 1):
+        console.note(f"[{number}/{len(builds)}] {build.shown}")
+        try:
+            _make_folders([build])
+            packs.append({"name": build.name, **_run(console, build.options)})
+        except (LazydepsError, OSError) as error:
+            facts = error.facts() if isinstance(error, LazydepsError) else {}
+            told = {"type": type(error).__name__, "message": str(error), **facts}
+            target = {"name": build.name, "python": build.options.python, "arch": build.options.arch}
+            failed.append({**target, "error": told})
+            console.warn(f"{build.shown} failed: {error}")
+    if not console.result({"packs": packs, "failed": failed}):
+        for facts in packs:
+            console.line(f"{_summary(facts)}\n  {facts['ref']}")
+        for entry, words in ((entry, entry["error"]["message"].splitlines()[0]) for entry in failed):
+            name = f"{entry['name']}, " if entry["name"] else ""
+            console.line(f"FAILED: {name}Python {entry['python']} on {entry['arch']}: {words}")
+        if packs:
+            console.line(f"\nNext: lazydeps push {packs[0]['path']} s3://BUCKET/PREFIX/, and so for each")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _make_folders(builds: list[Build]) -> None:
+    for build in builds:
+        build.options.out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _run(console: Console, options: PackOptions) -> dict[str, Any]:
+    """Build one pack, show how far it is, and return the facts of it."""
+    from contextlib import ExitStack
+
     observer = _Steps(console)
     with ExitStack() as stack:
         stack.callback(observer.close)
-        result = build_pack(asked, observer=observer)
+        result = build_pack(options, observer=observer)
     for warning in result.warnings:
         console.warn(warning)
-    facts = _pack_facts(result)
-    if console.result(facts):
-        return
-    console.line(
-        f"{out}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
+    return _pack_facts(result)
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    return (
+        f"{facts['path']}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
         f"for Python {facts['python']} on {facts['arch']}"
     )
+
+
+def _show(console: Console, facts: dict[str, Any]) -> None:
+    console.line(_summary(facts))
     console.sets(facts["sets"])
     console.line("\n" + facts["ref"])
-    console.line(f"\nNext: lazydeps push {out} s3://BUCKET/PREFIX/")
 
 
 _WORDS = {"install": "Installing", "compile": "Compiling", "trace": "Recording", "write": "Compressing"}
