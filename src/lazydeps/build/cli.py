@@ -19,19 +19,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = (
-    "pack",
-    "push",
-    "list",
-    "diff",
-    "rollback",
-    "prune",
-    "inspect",
-    "verify",
-    "extract",
-    "run",
-    "lock",
-    "layer",
-    "gc",
+    *("plan", "pack", "push", "package", "doctor"),
+    *("list", "diff", "rollback", "prune"),
+    *("inspect", "verify", "extract", "run", "lock", "layer", "gc"),
 )
 """In the order in which the help lists them. Each is a file of `build/commands`."""
 

@@ -169,6 +169,16 @@ def list_distributions(tree: Path) -> dict[str, str]:
     return {dist.name: dist.version for dist in _distributions(tree)}
 
 
+def distribution_files(tree: Path) -> dict[str, tuple[str, ...]]:
+    """Return the files that each installed distribution's RECORD names: normalised name to posix paths, sorted."""
+    return {dist.name: dist.files for dist in _distributions(tree)}
+
+
+def distribution_requires(tree: Path) -> dict[str, tuple[str, ...]]:
+    """Return what each installed distribution requires: normalised name to requirement strings."""
+    return {dist.name: dist.requires for dist in _distributions(tree)}
+
+
 def requested_names(
     requirements: Sequence[str], *, requirement_files: Sequence[Path] = (), tree: Path
 ) -> frozenset[str]:
