@@ -30,6 +30,8 @@ def command(console: Console, archive: str) -> None:
     ref = read.as_ref(archive)
     with console.step(f"Checking {ref.shown}"):
         facts = pin(ref)
+    for warning in facts.warnings:
+        console.warn(warning)
     if console.result(asdict(facts)):
         return
     console.line(f"{facts.files:,} files, {mega(facts.size)}, {mega(facts.unpacked_size)} unpacked")
