@@ -135,10 +135,10 @@ def schema(name: str) -> dict[str, Any]:
     path = SCHEMAS / f"{name}.schema.json"
     if not path.exists():
         shown = path.relative_to(HERE)
+        words = f"lazydeps {name.replace('-', ' ')}"
         pytest.fail(
-            f"`lazydeps {name.replace('-', ' ')} --json` is not documented: write {shown}. A draft of it from a result: "
-            f"`lazydeps {name.replace('-', ' ')} … --json | {DRAFT} {name} > {shown}`. Describe its fields, and add a real "
-            "result to tests/test_build_golden.py."
+            f"`{words} --json` is not documented: write {shown}. For a draft from a result: `{words} … --json | "
+            f"{DRAFT} {name} > {shown}`. Describe its fields, and add a real result to tests/test_build_golden.py."
         )
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return found

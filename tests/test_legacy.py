@@ -273,6 +273,60 @@ def test_stale_bytecode_is_never_used(run_python: RunPython, tmp_path: Path) -> 
     assert (found["n"], found["where"], found["bytecode"]) == (39, "/tree/alpha/__init__.py", "01000000")
 
 
+MADE = 1_700_000_001  # odd: a zip cannot say it
+
+
+def installed(folder: Path) -> Path:
+    """Write files as pip does, with bytecode beside them that names each source by its time and size."""
+    for name, data in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        os.utime(path, (MADE, MADE))
+        if name.endswith(".py") and "broken" not in name:
+            mode = py_compile.PycInvalidationMode.TIMESTAMP
+            py_compile.compile(str(path), dfile=name, doraise=True, invalidation_mode=mode)
+    return folder
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/New_York"])
+@pytest.mark.parametrize("tool", ["make_archive", "tarfile pax"])
+def test_right_bytecode_is_taken_over(run_python: RunPython, tmp_path: Path, tool: str, zone: str) -> None:
+    """Bytecode that names the time and size of its source is not compiled again, wherever the archive was made."""
+    code = f"""
+import shutil, sys, tarfile
+if {tool == "make_archive"}:
+    shutil.make_archive("made", "zip", sys.argv[1])
+else:
+    with tarfile.open("made.tar", "w") as made:
+        made.add(sys.argv[1], ".")
+"""
+    tree = installed(tmp_path / "site")
+    run_python(code, str(tree), environ={"TZ": zone}, cwd=tmp_path)
+    (made,) = tmp_path.glob("made.*")
+    ref = ref_of(made.as_uri(), made.read_bytes())
+    seen = "from lazydeps import _legacy\ncompiled = []\nreal = _legacy._compile_one\n"
+    seen += "_legacy._compile_one = lambda *args: (open(os.environ['SEEN'], 'a').write(args[0] + '\\n'), real(*args))\n"
+    environ = {"SEEN": str(tmp_path / "seen"), "LAZYDEPS_DIR": str(tmp_path / zone / tool[:3])}
+    (tmp_path / "seen").touch()
+    found = run(run_python, seen + USE + "found['twice'] = [alpha.beta.N, alpha.__file__]", ref, environ=environ)
+    assert (found["n"], found["bytecode"], found["where"]) == (39, "01000000", "/tree/alpha/__init__.py")
+    assert [line.rpartition("/")[2] for line in (tmp_path / "seen").read_text().split()] == ["broken.py"]
+
+
+@pytest.mark.parametrize("change", ["size", "time"])
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_bytecode_of_another_source_is_not(run_python: RunPython, tmp_path: Path, suffix: str, change: str) -> None:
+    """A source of another size, or of another time, is compiled, whatever bytecode lies beside it."""
+    tree = installed(tmp_path / "site")
+    path = tree / "alpha/beta.py"
+    path.write_bytes(b"N = 40\n" if change == "time" else b"N = 40  # more\n")
+    os.utime(path, (MADE + (60 if change == "time" else 0),) * 2)
+    made = shutil.make_archive(str(tmp_path / "made"), {".zip": "zip", ".tar": "tar"}[suffix], tree)
+    found = run(run_python, USE, ref_of(Path(made).as_uri(), Path(made).read_bytes()))
+    assert (found["n"], found["bytecode"]) == (40, "01000000")
+
+
 NOWHERE = {
     "a virtual environment": (
         {f"env/lib/python{MINOR}/site-packages/{name}": data for name, data in FILES.items()} | {"env/bin/x": b""},

@@ -100,7 +100,7 @@ def _warnings(archive: Archive, layout: Layout, suffix: str) -> tuple[str, ...]:
     elif not found and len(tops) == 1 and all(path.count("/") > 1 for path in paths):
         (folder,) = tops
         warnings.append(
-            f"everything lies in {folder}/, so its modules are imported as {folder}.NAME. If that is not what is meant, "
+            f"everything lies in {folder}/, so its modules are imported as {folder}.NAME. If that is not meant, "
             f"archive what is in that folder: (cd {folder} && zip -qr ../libs.zip .)"
         )
     return tuple(warnings)
