@@ -35,8 +35,9 @@ os.environ["NO_PROXY"] = os.environ["no_proxy"] = "127.0.0.1,localhost"
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    """Let `make chaos` say how much of it."""
+    """Let `make chaos` say how much of it, and whoever changes a help text write it down."""
     parser.addoption("--chaos-rounds", type=float, default=1.0, help="factor for the rounds of tests marked chaos")
+    parser.addoption("--golden-update", action="store_true", help="write tests/golden anew instead of comparing")
 
 
 @pytest.fixture(scope="session")

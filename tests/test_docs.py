@@ -41,3 +41,13 @@ def test_the_guarantees_name_tests() -> None:
     """The page of promises is not an empty one."""
     text = (HERE / "docs/explanation/guarantees.md").read_text()
     assert len(re.findall(r"`tests/[\w/]+\.py::\w+`", text)) > 40
+
+
+@pytest.mark.parametrize("folder", ["how-to", "tutorials"])
+def test_the_index_of_how_to_pages_lists_them_all(folder: str) -> None:
+    """A page that somebody writes can be found: docs/how-to/README.md has a row for each, and for each tutorial."""
+    index = (HERE / "docs/how-to/README.md").read_text()
+    links = {target.rpartition("/")[2] for target in re.findall(r"\]\(([^)\s#]+)", index)}
+    pages = {path.name for path in (HERE / "docs" / folder).glob("*.md")} - {"README.md"}
+    assert pages
+    assert pages - links == set(), "docs/how-to/README.md does not list these pages: add a row for each"

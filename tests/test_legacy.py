@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import gzip
 import hashlib
+import importlib.util
 import io
 import json
 import os
+import py_compile
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -30,7 +33,7 @@ from benchmarks.server import ObjectServer
 from lazydeps import _space
 from lazydeps._archive import open_archive
 from lazydeps._config import Limits
-from lazydeps._layout import TAG, _fits
+from lazydeps._layout import TAG, _fits, lay_out
 from lazydeps._legacy import PIECE
 from lazydeps._ref import Ref
 from lazydeps._store import LAYOUT
@@ -211,6 +214,146 @@ with lazydeps.load(*refs):
 found = [alpha.N, alpha.beta.N, os.listdir(lazydeps.report().packs[0].store + "/tree")]
 """
     assert run(run_python, code, file_ref(tmp_path, "layer.zip", as_zip(files))) == [1, 2, ["alpha"]]
+
+
+def stale(files: Mapping[str, bytes], tmp_path: Path) -> dict[str, bytes]:
+    """Return the files with bytecode beside them as pip leaves it: by time, of a source that says something else."""
+    written = dict(files)
+    for name in files:
+        if name.endswith(".py") and "broken" not in name:
+            source, cache = tmp_path / "source.py", tmp_path / "cache.pyc"
+            source.write_text("N = 'of another source'\nWHO = N\n")
+            py_compile.compile(str(source), str(cache), invalidation_mode=py_compile.PycInvalidationMode.TIMESTAMP)
+            folder, _, stem = name.rpartition("/")
+            written[importlib.util.cache_from_source(f"{folder}/{stem}")] = cache.read_bytes()
+    return written
+
+
+FINDER = {f"__MACOSX/libs/._{name.rpartition('/')[2]}": b"\0\5\26\7" for name in FILES} | {"libs/.DS_Store": b"x"}
+WRAPPED = {
+    "a folder": as_zip(FILES, "libs/"),
+    "a folder, with macOS's": as_zip({**{f"libs/{name}": data for name, data in FILES.items()}, **FINDER}),
+    "a folder that is no name": as_zip({k: v for k, v in FILES.items() if "-info" not in k}, "data-science-libs/"),
+}
+
+
+@pytest.mark.parametrize("how", WRAPPED)
+def test_the_folder_instead_of_what_is_in_it(run_python: RunPython, tmp_path: Path, how: str) -> None:
+    """Of an archive of one folder, with packages in it, what is in it is taken; nothing that macOS adds."""
+    code = """
+with lazydeps.load(*refs):
+    import alpha, space.one
+found = [alpha.beta.N, sorted(os.listdir(lazydeps.report().packs[0].store + "/tree"))]
+"""
+    number, names = run(run_python, code, file_ref(tmp_path, "a.zip", WRAPPED[how]))
+    assert number == 39
+    assert set(names) - {".DS_Store", "alpha-1.5.dist-info"} == {"alpha", "space"}
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        {"alpha/__init__.py": b"N = 39\n"},
+        {"alpha/sub/more.py": b"", "alpha/sub/x-1.dist-info/METADATA": b"", "alpha/N.py": b""},
+        {"libs-1.dist-info/METADATA": b""},
+        {"a-b.py": b""},
+    ],
+    ids=["a package", "a vendoring package", "metadata alone", "a script"],
+)
+def test_a_folder_that_may_be_a_package_stays(files: dict[str, bytes]) -> None:
+    """What may be meant as it is, is taken as it is."""
+    archive = open_archive(io.BytesIO(as_zip(files)), ".zip", Limits())
+    assert {path for paths in lay_out(archive, ".zip", Limits()).paths.values() for path in paths} == set(files)
+
+
+def test_stale_bytecode_is_never_used(run_python: RunPython, tmp_path: Path) -> None:
+    """Bytecode that says by a time what it was compiled from is made anew from the source that stands there."""
+    ref = file_ref(tmp_path, "a.zip", as_zip(stale(FILES, tmp_path)))
+    found = run(run_python, USE, ref)
+    assert (found["n"], found["where"], found["bytecode"]) == (39, "/tree/alpha/__init__.py", "01000000")
+
+
+MADE = 1_700_000_001  # odd: a zip cannot say it
+
+
+def installed(folder: Path) -> Path:
+    """Write files as pip does, with bytecode beside them that names each source by its time and size."""
+    for name, data in FILES.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
+        os.utime(path, (MADE, MADE))
+        if name.endswith(".py") and "broken" not in name:
+            mode = py_compile.PycInvalidationMode.TIMESTAMP
+            py_compile.compile(str(path), dfile=name, doraise=True, invalidation_mode=mode)
+    return folder
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Asia/Kathmandu", "America/New_York"])
+@pytest.mark.parametrize("tool", ["make_archive", "tarfile pax"])
+def test_right_bytecode_is_taken_over(run_python: RunPython, tmp_path: Path, tool: str, zone: str) -> None:
+    """Bytecode that names the time and size of its source is not compiled again, wherever the archive was made."""
+    code = f"""
+import shutil, sys, tarfile
+if {tool == "make_archive"}:
+    shutil.make_archive("made", "zip", sys.argv[1])
+else:
+    with tarfile.open("made.tar", "w") as made:
+        made.add(sys.argv[1], ".")
+"""
+    tree = installed(tmp_path / "site")
+    run_python(code, str(tree), environ={"TZ": zone}, cwd=tmp_path)
+    (made,) = tmp_path.glob("made.*")
+    ref = ref_of(made.as_uri(), made.read_bytes())
+    seen = "from lazydeps import _legacy\ncompiled = []\nreal = _legacy._compile_one\n"
+    seen += "_legacy._compile_one = lambda *args: (open(os.environ['SEEN'], 'a').write(args[0] + '\\n'), real(*args))\n"
+    environ = {"SEEN": str(tmp_path / "seen"), "LAZYDEPS_DIR": str(tmp_path / zone / tool[:3])}
+    (tmp_path / "seen").touch()
+    found = run(run_python, seen + USE + "found['twice'] = [alpha.beta.N, alpha.__file__]", ref, environ=environ)
+    assert (found["n"], found["bytecode"], found["where"]) == (39, "01000000", "/tree/alpha/__init__.py")
+    assert [line.rpartition("/")[2] for line in (tmp_path / "seen").read_text().split()] == ["broken.py"]
+
+
+@pytest.mark.parametrize("change", ["size", "time"])
+@pytest.mark.parametrize("suffix", [".zip", ".tar"])
+def test_bytecode_of_another_source_is_not(run_python: RunPython, tmp_path: Path, suffix: str, change: str) -> None:
+    """A source of another size, or of another time, is compiled, whatever bytecode lies beside it."""
+    tree = installed(tmp_path / "site")
+    path = tree / "alpha/beta.py"
+    path.write_bytes(b"N = 40\n" if change == "time" else b"N = 40  # more\n")
+    os.utime(path, (MADE + (60 if change == "time" else 0),) * 2)
+    made = shutil.make_archive(str(tmp_path / "made"), {".zip": "zip", ".tar": "tar"}[suffix], tree)
+    found = run(run_python, USE, ref_of(Path(made).as_uri(), Path(made).read_bytes()))
+    assert (found["n"], found["bytecode"]) == (40, "01000000")
+
+
+NOWHERE = {
+    "a virtual environment": (
+        {f"env/lib/python{MINOR}/site-packages/{name}": data for name, data in FILES.items()} | {"env/bin/x": b""},
+        rf"its packages lie in env/lib/python{MINOR}/site-packages/, .*\(cd env/lib/.* && zip",
+    ),
+    "a folder without metadata": (
+        {f"libs/{name}": data for name, data in FILES.items() if "-info" not in name},
+        r"everything lies in libs/, so its modules are imported as libs\.NAME",
+    ),
+    "another Python's layer": (
+        {f"python/lib/python3.2/site-packages/{name}": data for name, data in FILES.items()},
+        r"here it would not load: .*python3\.2",
+    ),
+}
+
+
+@pytest.mark.build
+@pytest.mark.parametrize("what", NOWHERE)
+def test_lock_warns_of_what_no_import_finds(tmp_path: Path, what: str) -> None:
+    """An archive that is sound and of no use, or of none here, is pinned with a warning that says what to do."""
+    files, words = NOWHERE[what]
+    path = tmp_path / "a.zip"
+    path.write_bytes(as_zip(files))
+    done = lazydeps("lock", path)
+    assert re.search(f"lazydeps: warning: {words}", done.stderr)
+    assert done.stdout.splitlines()[-1] == ref_of(path.as_uri(), path.read_bytes())
+    assert [re.match(words, warning) is not None for warning in lazydeps_json("lock", path)["warnings"]] == [True]
 
 
 def test_a_pack_is_an_archive_too(run_python: RunPython, tmp_path: Path) -> None:
@@ -1023,7 +1166,7 @@ def test_lock(run_python: RunPython, tmp_path: Path, bucket: Bucket) -> None:
     ref = ref_of(bucket.put("a.tar.gz", path), content)
     facts = lazydeps_json("lock", bucket.url("a.tar.gz"), environ=bucket.environ)
     unpacked = sum(map(len, FILES.values()))
-    assert facts == {"ref": ref, "size": len(content), "files": len(FILES), "unpacked_size": unpacked}
+    assert facts == {"ref": ref, "size": len(content), "files": len(FILES), "unpacked_size": unpacked, "warnings": []}
     assert lazydeps("lock", path).stdout.splitlines()[-1] == ref_of(path.as_uri(), content)
     assert run(run_python, USE, ref, environ=bucket.environ)["n"] == 39
     assert lazydeps("run", "--pack", path, "-c", "import alpha; print(alpha.beta.N)").stdout.strip() == "39"

@@ -25,9 +25,9 @@ CHUNK = 256 * 1024
 class Member:
     """A file of an archive, or a symbolic link."""
 
-    __slots__ = ("executable", "link", "name", "raw", "size")
+    __slots__ = ("executable", "link", "modified", "name", "raw", "size")
 
-    def __init__(self, name: str, raw: str, size: int, executable: bool, link: str | None) -> None:
+    def __init__(self, name: str, raw: str, size: int, executable: bool, link: str | None, modified: int) -> None:
         self.name = name
         """The checked path, relative, without ``./``."""
         self.raw = raw
@@ -37,6 +37,8 @@ class Member:
         self.executable = executable
         self.link = link
         """What a symbolic link points to; None for a file."""
+        self.modified = modified if 0 <= modified < 1 << 32 else 0
+        """Seconds since 1970; in a zip file even ones, and by a clock that nobody knows."""
 
 
 class Archive:

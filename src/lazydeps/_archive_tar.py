@@ -89,7 +89,8 @@ class TarArchive(Archive):
                 is_link = kind == tarfile.SYMTYPE
                 executable = bool(header.mode & 0o111) and not is_link
                 chunks = stream.chunks(size)
-                yield Member(path, raw, size, executable, link_text if is_link else None), chunks
+                target = link_text if is_link else None
+                yield Member(path, raw, size, executable, target, int(header.mtime)), chunks
                 for _ in chunks:
                     pass  # what the caller did not want
             stream.exactly(-size % BLOCK)

@@ -53,7 +53,7 @@ class ZipArchive(Archive):
                     raise unsafe(raw, "is a folder with content")
                 continue
             self._where[path] = start, info
-            member = Member(path, raw, info.file_size, bool(mode & 0o111), None)
+            member = Member(path, raw, info.file_size, bool(mode & 0o111), None, _modified(info))
             if kind == stat.S_IFLNK:
                 if info.file_size > limits.path:
                     raise unsafe(raw, "is a link with too long a target")
@@ -179,6 +179,16 @@ def _central_directory(file: BinaryIO, limits: Limits) -> tuple[list[ZipInfo], i
     if len(infos) != count or not count:
         raise damaged(f"lists {len(infos)} members and claims {count}")
     return infos, start
+
+
+def _modified(info: ZipInfo) -> int:
+    """Return a member's time as if its clock were ours."""
+    from time import mktime
+
+    try:
+        return int(mktime((*info.date_time, 0, 0, -1)))
+    except (OverflowError, ValueError):
+        return 0
 
 
 def _zip_name(info: ZipInfo) -> str:

@@ -32,6 +32,8 @@ BLOCK = 4096
 """Bytes in which a file system counts."""
 WHEEL = 64 * 1024
 """Bytes that a wheel's description of itself may have."""
+APPLE = "__MACOSX/"
+"""What macOS adds to the zips that it makes: for each file another, with what its own file system knows of it."""
 _MODULE = re.compile(r"([^.]+)(\.py|\.pyc|\.pyd|(\.[^.]+)?\.so)")
 _EXTENSION = re.compile(r"(.+?)\.((?:cpython-|pypy|graalpy|cp)\d[\w-]*)\.(?:so|pyd)")
 
@@ -56,7 +58,8 @@ def lay_out(archive: Archive, suffix: str, limits: Limits, *, python: str = PYTH
     """Decide where each member goes.
 
     A wheel's ``*.data/purelib`` and ``platlib`` are folded in; of a Lambda layer what lies below ``python`` and
-    ``python/lib/python3.X/site-packages`` is taken; of any other archive everything.
+    ``python/lib/python3.X/site-packages`` is taken; of any other archive everything, without the one folder that holds
+    it all where that cannot be a package.
 
     Args:
         archive: checked by `open_archive`.
@@ -125,9 +128,23 @@ def _placement(members: dict[str, Member], python: str, *, wheel: bool) -> Calla
     if wheel:
         return _place_wheel
     below = any(name.startswith("python/") for name in members)
-    if not below or any(name.startswith("python/__init__.") for name in members):
-        return lambda name: name
-    return lambda name: _place_layer(name, python)
+    if below and not any(name.startswith("python/__init__.") for name in members):
+        return lambda name: _place_layer(name, python)
+    folder = _wrapping_folder([name for name in members if not name.startswith(APPLE)])
+    return lambda name: name.removeprefix(folder) if not name.startswith(APPLE) else None
+
+
+def _wrapping_folder(names: list[str]) -> str:
+    """Return the folder, with its slash, that was archived instead of what is in it; "" where there is none such.
+
+    No package has a distribution's metadata directly in it, nor a name that cannot be imported.
+    """
+    top, slash, _ = names[0].partition("/") if names else ("", "", "")
+    folder = top + slash
+    if not slash or top.endswith("-info") or not all(name.startswith(folder) for name in names):
+        return ""
+    metadata = re.compile(re.escape(folder) + r"[^/]+\.(dist|egg)-info(/|$)")
+    return "" if top.isidentifier() and not any(map(metadata.match, names)) else folder
 
 
 def _place_wheel(name: str) -> str | None:

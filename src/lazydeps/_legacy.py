@@ -46,6 +46,9 @@ _NO_PLACE = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG)
 """Bytecode has no place where the archive has something of that name, or where the name would be too long."""
 _WRITE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | NO_FOLLOW
 _READ = os.O_RDWR | os.O_CREAT | NO_FOLLOW
+ZONES = 26 * 3600
+"""Seconds that two clocks differ at most, in whole `QUARTER`s."""
+QUARTER = 900
 UNCOMPILED = "tests"
 """A folder of this name gets no bytecode: hardly a start imports from it, and large distributions have thousands of
 such files. What is imported from it is compiled then."""
@@ -358,6 +361,8 @@ class ArchiveWorker(Worker):
                     folders.add(folder)
             if paths:
                 self._write(paths[0], chunks, 0o700 if member.executable else 0o600)
+                if paths[0].endswith(".py"):
+                    os.utime(paths[0], (member.modified, member.modified))  # which its bytecode may name
             for path in paths[1:]:
                 with_room(partial(_link, paths[0], path))
 
@@ -380,14 +385,17 @@ class ArchiveWorker(Worker):
             raise FetchError(f"{self._source.url} was not extracted in the time it was given.", url=self._source.url)
 
     def _compile(self) -> None:
-        """Write unchecked-hash bytecode (PEP 552) for every source that has none; the others are left as they are."""
+        """Write unchecked-hash bytecode (PEP 552) for every source that has none; the others are left as they are.
+
+        Bytecode that names its source by time and size, and names this one, becomes such bytecode as it is.
+        """
         from importlib.util import MAGIC_NUMBER, cache_from_source
 
         if self.alone:
             from warnings import simplefilter
 
             simplefilter("ignore")
-        store = self._store
+        store, zoned = self._store, self._suffix in (".zip", ".whl")
         for folder, below, names in os.walk(store.work):
             below[:] = [name for name in below if name != UNCOMPILED]
             for name in names:
@@ -396,10 +404,36 @@ class ArchiveWorker(Worker):
                 self._check_time()
                 source = f"{folder}/{name}"
                 cache = f"{folder}/__pycache__/{os.path.basename(cache_from_source(name))}"
-                if _head(cache) == MAGIC_NUMBER + b"\1\0\0\0":
+                head = _head(cache)
+                if head[:8] == MAGIC_NUMBER + b"\1\0\0\0":
+                    continue
+                if head[:8] == MAGIC_NUMBER + b"\0\0\0\0" and _is_of(head, source, zoned):
+                    _take_over(cache, source)
                     continue
                 final = store.tree + source.removeprefix(store.work)
                 store.with_room(partial(_compile_one, source, cache, final))
+
+
+def _is_of(head: bytes, source: str, zoned: bool) -> bool:
+    """Tell whether bytecode names this source, as Python would: by size and time (PEP 3147).
+
+    Where the time is ``zoned`` the archive's may be that of another clock, and be even.
+    """
+    facts = os.stat(source)
+    ahead = int.from_bytes(head[8:12], "little") - int(facts.st_mtime)
+    if int.from_bytes(head[12:16], "little") != facts.st_size & 0xFFFFFFFF:
+        return False
+    return abs(ahead) <= ZONES and (ahead + 2) % QUARTER <= 4 if zoned else not ahead
+
+
+def _take_over(cache: str, source: str) -> None:
+    """Make bytecode valid for good. One small write: whoever is killed leaves it as it was, or done."""
+    from importlib.util import MAGIC_NUMBER, source_hash
+
+    with open(source, "rb") as file:
+        digest = source_hash(file.read())
+    with open(cache, "r+b", buffering=0) as file:
+        file.write(MAGIC_NUMBER + b"\1\0\0\0" + digest)
 
 
 def _compile_one(source: str, cache: str, name: str) -> None:
@@ -428,7 +462,7 @@ def _link(path: str, name: str) -> None:
 def _head(path: str) -> bytes:
     try:
         with open(path, "rb") as file:
-            return file.read(8)
+            return file.read(16)
     except OSError:
         return b""
 

@@ -43,7 +43,7 @@ class _Commands(click.Group):
 
 @click.command(
     cls=_Commands,
-    context_settings={"help_option_names": ["-h", "--help"]},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
     epilog="Start here: lazydeps pack numpy pandas -o data.tar.zst && lazydeps push data.tar.zst s3://BUCKET/packs/",
 )
 @click.version_option(lazydeps.__version__, prog_name="lazydeps")

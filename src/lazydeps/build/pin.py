@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lazydeps._config import Config
+from lazydeps._layout import check_archive
 from lazydeps._legacy import ArchiveStore, ArchiveWorker
 from lazydeps._ref import ARCHIVES, Ref
 from lazydeps._sources import open_source
 from lazydeps.build import lockfile
-from lazydeps.errors import ConfigError
+from lazydeps.errors import ConfigError, PackMismatchError
+
+if TYPE_CHECKING:
+    from lazydeps._archive import Archive
+    from lazydeps._layout import Layout
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +35,8 @@ class Pinned:
     """Files that a start would write, for an interpreter like this one."""
     unpacked_size: int
     """Bytes of those files."""
+    warnings: tuple[str, ...] = ()
+    """Why an import may not find what is in it, here or anywhere."""
 
 
 def pin_in_lock(path: Path, name: str, pinned: Pinned) -> None:
@@ -85,9 +94,36 @@ def pin(ref: Ref) -> Pinned:
                 for _chunk in chunks:
                     pass
             size = file.seek(0, os.SEEK_END)
+            warnings = _warnings(archive, layout, ref.suffix)
     return Pinned(
         ref=Ref(ref.url, sha256=digest).shown,
         size=size,
         files=sum(map(len, layout.paths.values())),
         unpacked_size=layout.unpacked,
+        warnings=warnings,
     )
+
+
+def _warnings(archive: Archive, layout: Layout, suffix: str) -> tuple[str, ...]:
+    """Say what no start could import, and what only this machine cannot run: it may be meant for another."""
+    warnings = []
+    try:
+        check_archive(archive, layout, suffix)
+    except PackMismatchError as error:
+        warnings.append(f"here it would not load: {error}")
+    paths = [path for placed in layout.paths.values() for path in placed]
+    found = {match[1] for path in paths if (match := re.match(r"(?:(.+)/)?[^/]+\.(?:dist|egg)-info/", path))}
+    tops = {path.partition("/")[0] for path in paths}
+    if len(found) == 1 and None not in found:
+        (folder,) = found
+        warnings.append(
+            f"its packages lie in {folder}/, where no import finds them. Archive what is in that folder: "
+            f"(cd {folder} && zip -qr ../libs.zip .)"
+        )
+    elif not found and len(tops) == 1 and all(path.count("/") > 1 for path in paths):
+        (folder,) = tops
+        warnings.append(
+            f"everything lies in {folder}/, so its modules are imported as {folder}.NAME. If that is not meant, "
+            f"archive what is in that folder: (cd {folder} && zip -qr ../libs.zip .)"
+        )
+    return tuple(warnings)

@@ -41,6 +41,8 @@ def command(console: Console, archive: str, name: str | None, lock: Path) -> Non
         lockfile.read(lock, missing=True)  # damage is found before the download
     with console.step(f"Checking {ref.shown}"):
         facts = pin(ref)
+    for warning in facts.warnings:
+        console.warn(warning)
     if name is not None:
         pin_in_lock(lock, name, facts)
     if console.result({**asdict(facts), **({} if name is None else {"name": name, "lock": str(lock)})}):

@@ -1,0 +1,279 @@
+"""What users and their scripts see of the command: its help texts, word for word, and the shape of its JSON.
+
+After a change of a help text: `python -m pytest tests/test_build_golden.py --golden-update`, and read the difference.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import pytest
+from jsonschema import Draft202012Validator
+from support_archives import DEFLATED, Entry, zip_of
+from support_command import lazydeps, lazydeps_json
+
+from lazydeps import errors
+from lazydeps.build.cli import cli, run_cli
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from conftest import Bucket
+
+HERE = Path(__file__).parents[1]
+GOLDEN = HERE / "tests/golden/help"
+SCHEMAS = HERE / "docs/reference/json"
+RENEW = "python -m pytest tests/test_build_golden.py --golden-update"
+DRAFT = "python tests/golden/draft_schema.py"
+WITHOUT_EXAMPLES: frozenset[str] = frozenset({"lazydeps"})
+"""Commands whose help shows where to start, and no list of examples."""
+
+
+def commands() -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    """Yield the words of every command, with the command, groups included."""
+
+    def walk(words: tuple[str, ...], command: click.Command) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+        yield words, command
+        if isinstance(command, click.Group):
+            with click.Context(command, info_name=" ".join(words)) as context:
+                for name in command.list_commands(context):
+                    found = command.get_command(context, name)
+                    assert found is not None, f"{' '.join(words)} lists {name} and does not have it"
+                    yield from walk((*words, name), found)
+
+    return walk(("lazydeps",), cli)
+
+
+ALL = dict(commands())
+IDS = [" ".join(words) for words in ALL]
+
+
+def golden_file(words: tuple[str, ...]) -> Path:
+    """Return where the help of a command is kept."""
+    return GOLDEN / f"{'-'.join(words)}.txt"
+
+
+def help_of(words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch) -> str:
+    """Return what the command's ``--help`` prints on a terminal of 100 columns."""
+    monkeypatch.setenv("COLUMNS", "100")
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert run_cli([*words[1:], "--help"]) == 0
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("words", ALL, ids=IDS)
+def test_the_help_is_the_one_written_down(
+    words: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, pytestconfig: pytest.Config
+) -> None:
+    """`--help` of every command is what its file under tests/golden/help says."""
+    path, text = golden_file(words), help_of(words, monkeypatch)
+    if pytestconfig.getoption("--golden-update"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    shown = path.relative_to(HERE)
+    assert path.exists(), f"{shown} is missing: a new command? Write it with `{RENEW}`, and read it."
+    assert text == path.read_text(encoding="utf-8"), (
+        f"{shown} is stale. Renew it with `{RENEW}`, and read the difference."
+    )
+
+
+def test_there_is_no_help_of_a_command_that_is_gone(pytestconfig: pytest.Config) -> None:
+    """The files are those of the commands, and no more."""
+    left_over = set(GOLDEN.glob("*")) - {golden_file(words) for words in ALL}
+    if pytestconfig.getoption("--golden-update"):
+        for path in left_over:
+            path.unlink()
+        left_over = set()
+    assert not left_over, f"{sorted(path.name for path in left_over)}: no such command. Remove them with `{RENEW}`."
+
+
+def test_help_in_a_process_is_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is compared here is what a person sees who types it."""
+    shown = lazydeps("push", "--help", environ={"COLUMNS": "100"}).stdout
+    assert shown == help_of(("lazydeps", "push"), monkeypatch)
+
+
+@pytest.mark.parametrize("words", ALL, ids=IDS)
+def test_the_help_says_what_people_need(words: tuple[str, ...]) -> None:
+    """Every command says what it does and shows examples, of itself; every option says what it is for."""
+    command = ALL[words]
+    name = " ".join(words)
+    assert command.help, f"{name} does not say what it does"
+    assert command.help.splitlines()[0].endswith("."), f"the first line of {name}'s help is no sentence"
+    for parameter in command.params:
+        if isinstance(parameter, click.Option):
+            spelled = "/".join([*parameter.opts, *parameter.secondary_opts])
+            assert parameter.help, f"{name} {spelled} has no help text"
+    if name not in WITHOUT_EXAMPLES and not isinstance(command, click.Group):
+        assert command.epilog, f"{name} has no examples"
+        assert command.epilog.startswith("\b\nExamples:\n"), f"the epilog of {name} is no list of examples"
+        assert f"  {name} " in f"{command.epilog} ", f"the examples of {name} do not call it"
+
+
+# -- JSON
+
+
+def with_json() -> list[str]:
+    """Return the names of the commands that take ``--json`` or ``--report-json``."""
+    return [
+        "-".join(words[1:])
+        for words, command in ALL.items()
+        if any({"--json", "--report-json"} & set(parameter.opts) for parameter in command.params)
+    ]
+
+
+def schema(name: str) -> dict[str, Any]:
+    """Return the schema of a command's result, or of ``error``."""
+    path = SCHEMAS / f"{name}.schema.json"
+    if not path.exists():
+        shown = path.relative_to(HERE)
+        words = f"lazydeps {name.replace('-', ' ')}"
+        pytest.fail(
+            f"`{words} --json` is not documented: write {shown}. For a draft from a result: `{words} … --json | "
+            f"{DRAFT} {name} > {shown}`. Describe its fields, and add a real result to tests/test_build_golden.py."
+        )
+    found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return found
+
+
+def check(name: str, result: Any) -> None:
+    """Fail with all that is wrong with a result."""
+    problems = [
+        f"{error.json_path}: {error.message}" for error in Draft202012Validator(schema(name)).iter_errors(result)
+    ]
+    assert not problems, f"not what docs/reference/json/{name}.schema.json says:\n" + "\n".join(problems)
+
+
+@pytest.mark.parametrize("name", with_json())
+def test_every_result_is_documented(name: str) -> None:
+    """A command that prints JSON has a schema."""
+    assert schema(name)["title"]
+
+
+def test_there_is_no_schema_of_a_command_that_is_gone() -> None:
+    """The schemas are those of the commands, and of the error."""
+    names = {path.name.removesuffix(".schema.json") for path in SCHEMAS.glob("*.json")}
+    assert names - {*with_json(), "error"} == set()
+
+
+@pytest.mark.parametrize("path", sorted(SCHEMAS.glob("*.json")), ids=lambda path: path.name)
+def test_schemas_are_strict_and_explained(path: Path) -> None:
+    """A field that is new has to be written down, and each says what it is."""
+    whole = json.loads(path.read_text(encoding="utf-8"))
+    Draft202012Validator.check_schema(whole)
+    assert whole["$schema"] == "https://json-schema.org/draft/2020-12/schema"
+    assert whole["title"]
+
+    def walk(part: Any, where: str) -> None:
+        if isinstance(part, dict):
+            if "properties" in part:
+                assert part.get("additionalProperties") is False, f"{where} lets unknown fields pass"
+                for field, entry in part["properties"].items():
+                    assert entry.get("description") or "$ref" in entry, f"{where}.{field} is not explained"
+                    assert entry["description"] != "TODO", f"{where}.{field} is still a draft"
+            for key, entry in part.items():
+                walk(entry, f"{where}.{key}")
+        elif isinstance(part, list):
+            for entry in part:
+                walk(entry, where)
+
+    walk(whole, path.stem)
+
+
+@pytest.fixture(scope="module")
+def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """A result of `lazydeps pack`."""
+    out = tmp_path_factory.mktemp("packed") / "small.tar.zst"
+    minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    return lazydeps_json("pack", "six", "markupsafe", "-o", out, "--python", minor, "--level", "3")
+
+
+def test_pack(packed: dict[str, Any]) -> None:
+    """`lazydeps pack --json`."""
+    check("pack", packed)
+
+
+def test_push(packed: dict[str, Any], bucket: Bucket) -> None:
+    """`lazydeps push --json`, the first time and the second."""
+    for _ in range(2):
+        check("push", lazydeps_json("push", packed["path"], bucket.url("packs/"), environ=bucket.environ))
+
+
+def test_reading(packed: dict[str, Any], tmp_path: Path) -> None:
+    """`lazydeps inspect`, with and without files, `verify` and `extract`."""
+    check("inspect", lazydeps_json("inspect", packed["path"]))
+    check("inspect", lazydeps_json("inspect", packed["path"], "--files"))
+    check("verify", lazydeps_json("verify", packed["path"]))
+    check("extract", lazydeps_json("extract", packed["path"], "-o", tmp_path / "site"))
+
+
+def test_run_and_gc(packed: dict[str, Any], tmp_path: Path) -> None:
+    """`lazydeps run --report-json`, and `lazydeps gc` of the store that it leaves."""
+    report, store = tmp_path / "report.json", tmp_path / "store"
+    lazydeps("run", "--pack", packed["path"], "--dir", store, "--report-json", report, "-c", "import markupsafe")
+    check("run", json.loads(report.read_text()))
+    check("gc", lazydeps_json("gc", "--dir", store, "--dry-run"))
+    check("gc", lazydeps_json("gc", "--dir", store))
+
+
+def test_lock_and_archives(tmp_path: Path) -> None:
+    """`lazydeps lock`, and what `run` and `gc` say of an archive that is not a pack."""
+    archive, report, store = tmp_path / "a.zip", tmp_path / "report.json", tmp_path / "store"
+    archive.write_bytes(zip_of(Entry("alpha.py", b"N = 39\n", method=DEFLATED)))
+    check("lock", lazydeps_json("lock", archive))
+    lazydeps("run", "--pack", archive, "--dir", store, "--report-json", report, "-c", "import alpha")
+    check("run", json.loads(report.read_text()))
+    check("gc", lazydeps_json("gc", "--dir", store))
+
+
+def test_layer(tmp_path: Path) -> None:
+    """`lazydeps layer --json`."""
+    check("layer", lazydeps_json("layer", "-o", tmp_path / "layer.zip"))
+
+
+def test_errors(packed: dict[str, Any], bucket: Bucket, tmp_path: Path) -> None:
+    """Errors of every kind of the command, with the facts that belong to it."""
+    damaged = tmp_path / "damaged.tar.zst"
+    content = bytearray(Path(packed["path"]).read_bytes())
+    content[-9] ^= 1
+    damaged.write_bytes(content)
+    hostile = tmp_path / "hostile.zip"
+    hostile.write_bytes(zip_of(Entry("../evil.py", b"")))
+    kinds = set()
+    for words in (
+        ["verify", damaged],
+        ["verify", f"{packed['path']}#root=sha256:{'0' * 64}"],
+        ["inspect", tmp_path / "missing.tar.zst"],
+        ["inspect", hostile],
+        ["inspect", bucket.url("missing.tar.zst")],
+        ["lock", hostile],
+    ):
+        result = lazydeps_json(*words, code=1, environ=bucket.environ)
+        check("error", result)
+        kinds.add(result["error"]["type"])
+    assert kinds >= {"IntegrityError", "FetchError", "UnsafeArchiveError"}
+
+
+def test_every_error_is_documented() -> None:
+    """The document of errors knows every class of ours, and every fact that one carries."""
+    entry = schema("error")["properties"]["error"]["properties"]
+    assert set(entry["type"]["enum"]) == {*errors.__all__, "OSError", "Interrupted"}
+    facts = {name for kind in errors.__all__ for name in getattr(errors, kind).fields}
+    assert set(entry) == {"type", "message", *facts}
+
+
+def test_a_draft_accepts_what_it_was_made_of(packed: dict[str, Any]) -> None:
+    """The tool that drafts a schema writes one that its input fits, and that nothing else with another field does."""
+    command = [sys.executable, HERE / "tests/golden/draft_schema.py", "pack"]
+    done = subprocess.run(command, input=json.dumps(packed), capture_output=True, text=True, check=True, timeout=60)
+    draft = Draft202012Validator(json.loads(done.stdout))
+    assert draft.is_valid(packed)
+    assert not draft.is_valid({**packed, "another": 1})
