@@ -10,6 +10,7 @@ import click
 from lazydeps._ref import Ref
 from lazydeps.build.commands import FILE, FOLDER, NewFile, output_options
 from lazydeps.build.console import Advance, Console, mega
+from lazydeps.build.explain import explain
 from lazydeps.build.options import DEFAULT_LEVEL, PackOptions, check_options
 from lazydeps.build.pack import PackResult, build_pack
 from lazydeps.errors import ConfigError
@@ -43,8 +44,8 @@ Examples:
 @click.option("--arch", help="x86_64 or arm64.  [default: this machine's]")
 @click.option("--glibc", help="Oldest C library to support.  [default: that of Lambda's image for the Python version]")
 @click.option("--prune/--no-prune", default=True, help="Leave out what no running program reads.  [default: prune]")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Files to leave out besides.")
-@click.option("--keep", multiple=True, metavar="PATTERN", help="Files that no rule leaves out.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Files to leave out besides; rule:NAME for a rule.")
+@click.option("--keep", multiple=True, metavar="PATTERN", help="Files that nothing leaves out; rule:NAME, too.")
 @click.option("--strip", is_flag=True, help="Take debug information out of libraries.")
 @click.option(
     "--sources",
@@ -84,9 +85,16 @@ Examples:
     "--trace-file", "trace_files", type=FILE, multiple=True, help="A trace that was saved before; nothing is run."
 )
 @click.option("--save-trace", type=NewFile(), help="Where to write the trace that was used.")
+@click.option(
+    "--explain",
+    "explained",
+    multiple=True,
+    metavar="FILE",
+    help="Say where a file of site-packages went, and why; patterns too.",
+)
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes and threads at a time.  [default: all cores]")
 @output_options
-def command(console: Console, out: Path, **options: Any) -> None:
+def command(console: Console, out: Path, explained: tuple[str, ...], **options: Any) -> None:
     """Build a pack from REQUIREMENTS, ready to push.
 
     Installs with uv for the target, compiles bytecode, records in which order an import touches the files, and
@@ -106,6 +114,9 @@ def command(console: Console, out: Path, **options: Any) -> None:
     for warning in result.warnings:
         console.warn(warning)
     facts = _pack_facts(result)
+    explanations = [answer for pattern in explained for answer in explain(result.inventory, pattern)]
+    if explained:
+        facts["explained"] = [answer.as_dict() for answer in explanations]
     if console.result(facts):
         return
     console.line(
@@ -113,6 +124,12 @@ def command(console: Console, out: Path, **options: Any) -> None:
         f"for Python {facts['python']} on {facts['arch']}"
     )
     console.sets(facts["sets"])
+    if result.slimmed.saved:
+        console.line()
+        console.saved(facts["slimmed"]["distributions"], facts["slimmed"]["rules"])
+    for answer in explanations:
+        place = f"{answer.distribution}, {answer.set or 'not packed'}: " if answer.distribution else ""
+        console.line(f"\n{answer.path}\n  {place}{answer.why}")
     console.line("\n" + facts["ref"])
     console.line(f"\nNext: lazydeps push {out} s3://BUCKET/PREFIX/")
 
@@ -159,6 +176,10 @@ def _pack_facts(result: PackResult) -> dict[str, Any]:
         "distributions": result.distributions,
         "sets": {name: asdict(entry) for name, entry in written.sets.items()},
         "trace_entries": len(result.trace.order),
+        "slimmed": {
+            "rules": {name: asdict(entry) for name, entry in result.slimmed.by_rule().items()},
+            "distributions": {name: asdict(entry) for name, entry in result.slimmed.by_distribution().items()},
+        },
         "failed_imports": result.failed_imports,
         "without_bytecode": list(result.without_bytecode),
         "seconds": result.seconds,
