@@ -70,6 +70,8 @@ class Rules:
     """Files that no rule leaves out."""
     sources: tuple[KeepEntry, ...]
     """Sources that ``--sources drop`` keeps."""
+    docstrings: tuple[KeepEntry, ...]
+    """What ``-OO`` breaks; nothing is done about it but saying so."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,6 +136,7 @@ def rules() -> Rules:
         },
         _exceptions(document, "keep"),
         _exceptions(document, "sources"),
+        _exceptions(document, "docstrings"),
     )
 
 
@@ -143,7 +146,7 @@ def plan(tree: Path, files: Sequence[str], options: PackOptions) -> Plan:
     Args:
         tree: the installed tree.
         files: its files.
-        options: ``prune``, ``exclude`` and ``keep`` count.
+        options: ``prune``, ``exclude`` and ``keep`` count; ``optimize`` may be worth a warning.
 
     Raises:
         ConfigError: an option names a rule that does not exist.
@@ -192,7 +195,14 @@ def plan(tree: Path, files: Sequence[str], options: PackOptions) -> Plan:
         del removable[path]
         kept[path] = why
     idle = [option for _, option in (*excludes, *keeps) if option not in used]
-    return Plan(removable, kept, owners, tuple(f"{option} names no file of the installation." for option in idle))
+    warnings = [f"{option} names no file of the installation." for option in idle]
+    if options.optimize > 1:
+        warnings += [
+            f"{entry.distribution} needs docstrings, which -OO takes away: {entry.reason}. Use -O 1."
+            for entry in known.docstrings
+            if entry.distribution in present
+        ]
+    return Plan(removable, kept, owners, tuple(warnings))
 
 
 def needed_files(
