@@ -1,4 +1,4 @@
-"""Slimming: what is left out, what stays whatever a rule says, and what is said about it. Real wheels, real processes."""
+"""Slimming: what is left out, what stays whatever a rule says, what is said about it. Real wheels, real processes."""
 
 from __future__ import annotations
 
@@ -133,7 +133,8 @@ def test_what_is_reported_is_what_is_missing(site: Path, slimmed: dict[str, Any]
     """The figures of each rule and each distribution are those of the files that the pack does not have."""
     files = packed_files(slimmed)
     missing = {path: (site / path).stat().st_size for path in resolve.list_files(site) if path not in files}
-    assert {path for path in missing if "/tests/" in path} and {path for path in missing if path.endswith(".pyi")}
+    assert {path for path in missing if "/tests/" in path}
+    assert {path for path in missing if path.endswith(".pyi")}
     smaller = {
         path: (site / path).stat().st_size - entry["size"]
         for path, entry in files.items()
@@ -186,12 +187,14 @@ def test_stripped_libraries_work(extracted: Path, site: Path) -> None:
     """What is stripped loads and computes, and a loader sees in it what it saw; the user's own folder is untouched."""
     code = (
         "import numpy, numpy.random, numpy.linalg, zstandard.backend_c as z;"
-        "print(numpy.linalg.inv([[2.0, 0], [0, 4]])[1, 1], z.ZstdDecompressor().decompress(z.ZstdCompressor().compress(b'x')))"
+        "back = z.ZstdDecompressor().decompress(z.ZstdCompressor().compress(b'x'));"
+        "print(numpy.linalg.inv([[2.0, 0], [0, 4]])[1, 1], back)"
     )
     assert python(extracted, code) == "0.25 b'x'"
     (own,) = (site / "zstandard").glob("backend_c.*.so")
     ours = extracted / "zstandard" / own.name
-    assert own.stat().st_size > 10_000_000 > 2_000_000 > ours.stat().st_size
+    assert own.stat().st_size > 10_000_000
+    assert ours.stat().st_size < 2_000_000
     assert interface(own) == interface(ours)
     assert len(interface(own)[1]) >= 4
 
@@ -266,7 +269,7 @@ TOUCHED = {
 
 
 def test_what_the_trace_touches_stays(tmp_path: Path) -> None:
-    """Files and modules that the traced program opened or imported are in the boot set, compiled; `--exclude` is warned.
+    """Files and modules that the traced program opened or imported are in the boot set, compiled; `--exclude` warns.
 
     That holds for a recorded trace and for one from a file.
     """
@@ -327,7 +330,10 @@ ASKED = {
         (["--keep", "rule:headers", "--keep", "rule:stubs"], {"one/tests/t.py"}),
         (["--no-prune", "--exclude", "*.h", "--keep", "one/b.h"], {"one/a.h"}),
         (["--no-prune", "--exclude", "rule:docs"], {"one/docs/index.md"}),
-        (["--no-prune", "--exclude", "one/**", "--keep", "*.py"], {*ASKED} - {"one/__init__.py", "one/tests/t.py", "one/docs/LICENSE.md", "one/tests/NOTICE"}),
+        (
+            ["--no-prune", "--exclude", "one/**", "--keep", "*.py"],
+            {"one/a.h", "one/b.h", "one/x.pyi", "one/big.bin", "one/docs/index.md"},
+        ),
         (["--no-prune", "--exclude", "*.dist-info", "--exclude", "*.pyi"], {"one/x.pyi"}),
     ],
     ids=" ".join,
@@ -364,7 +370,8 @@ def test_every_rule_and_exception_says_why() -> None:
     ]
     assert all(rule.why and rule.patterns for rule in known.rules.values())
     for entry in (*known.keep, *known.sources, *known.docstrings):
-        assert entry.reason and entry.patterns
+        assert entry.reason
+        assert entry.patterns
         assert entry.distribution == resolve.canonicalize_name(entry.distribution)
 
 
@@ -475,7 +482,7 @@ SOURCES = {
 
 
 def test_dropped_sources(tmp_path: Path) -> None:
-    """Bytecode stands in their place, for lazydeps and for plain Python; what the trace read, or is no module, stays."""
+    """Bytecode stands in their place, for lazydeps and plain Python; what the trace read, or is no module, stays."""
     site = site_packages(tmp_path / "site", SOURCES)
     facts = pack_site(
         site, tmp_path / "p.tar.zst", "--sources", "drop", "--trace", "import one, two", "--explain", "two.py"
@@ -516,7 +523,8 @@ def test_kept_sources(tmp_path: Path) -> None:
     site = site_packages(tmp_path / "site", SOURCES)
     words = ["--sources", "drop", "--keep", "one/s*.py", "--trace", "import one"]
     files = packed_files(pack_site(site, tmp_path / "p.tar.zst", *words))
-    assert "one/sub.py" in files and f"one/__pycache__/sub.cpython-{MINOR.replace('.', '')}.pyc" in files
+    assert "one/sub.py" in files
+    assert f"one/__pycache__/sub.cpython-{MINOR.replace('.', '')}.pyc" in files
     assert "one/rare.py" not in files
 
 
