@@ -296,6 +296,10 @@ def _find_in(session: Session, section: Section, fullname: str, base: str) -> Mo
         file = files.get(f"{stem}.py")
         if file is not None:  # a source that did not compile when the pack was built
             return _spec(fullname, PackLoader(fullname, location, session, section, None), package)
+        file = files.get(f"{stem}.pyc")
+        if file is not None:  # the pack was built without sources
+            location += "c"
+            return _spec(fullname, PackSourcelessLoader(fullname, location, session, section, file), package)
     return None
 
 
@@ -324,6 +328,8 @@ class PackLoader(SourceFileLoader):
         self._session = session
         self._section = section
         self._bytecode = bytecode
+        self._source = path
+        """What tracebacks name."""
 
     def get_code(self, fullname: str) -> CodeType:
         """Return the module's code, waiting for its frame."""
@@ -340,7 +346,7 @@ class PackLoader(SourceFileLoader):
                 data = memoryview(file.read())
         # PEP 552: magic, flags and hash come first; the pack's root vouches for all of it.
         code: CodeType = loads(data[16:])  # noqa: S302 - no byte comes here before its frame's digest has matched
-        _fix_co_filename(code, self.path)
+        _fix_co_filename(code, self._source)
         return code
 
     def get_data(self, path: str) -> bytes:
@@ -353,6 +359,18 @@ class PackLoader(SourceFileLoader):
         self._session.need_data(name or self.name)
         _folder(self._session, os.path.dirname(self.path)[len(self._session.tree) + 1 :])
         return super().get_resource_reader(name)
+
+
+class PackSourcelessLoader(PackLoader):
+    """Loads a module that was packed without its source; to Python, as to `SourcelessFileLoader`, it has none."""
+
+    def __init__(self, fullname: str, path: str, session: Session, section: Section, bytecode: int) -> None:
+        super().__init__(fullname, path, session, section, bytecode)
+        self._source = path[:-1]
+
+    def get_source(self, fullname: str) -> None:  # noqa: ARG002 - part of the protocol
+        """Return None, by which PEP 302 says that there is no source."""
+        return
 
 
 class PackExtensionLoader(ExtensionFileLoader):

@@ -30,11 +30,12 @@ import importlib.util, marshal, os, sys, warnings
 warnings.simplefilter("ignore")
 head = importlib.util.MAGIC_NUMBER + (1).to_bytes(4, "little")
 tag = "." + sys.implementation.cache_tag + ".pyc"
+level = int(sys.argv[1])
 for path in sys.stdin.buffer.read().decode("utf-8", "surrogateescape").split("\\0"):
     with open(path, "rb") as stream:
         source = stream.read()
     try:
-        code = compile(source, path, "exec", dont_inherit=True, optimize=0)
+        code = compile(source, path, "exec", dont_inherit=True, optimize=level)
         data = marshal.dumps(code)
     except (SyntaxError, ValueError, RecursionError, OverflowError, MemoryError):
         sys.stdout.buffer.write(path.encode("utf-8", "surrogateescape") + b"\\0")
@@ -68,6 +69,7 @@ def compile_tree(
     files: Sequence[str],
     *,
     interpreter: Interpreter,
+    optimize: int = 0,
     jobs: int | None = None,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Compiled:
@@ -80,6 +82,8 @@ def compile_tree(
         tree: the folder; bytecode is written into it.
         files: its files, posix paths relative to ``tree``.
         interpreter: a CPython of the target's minor version.
+        optimize: what Python's ``-O`` would have done: 0, 1 or 2. The bytecode's name is the ordinary one all the same
+            (not ``.opt-1.pyc``), so that a Python started without ``-O`` runs it, as Lambda's is.
         jobs: processes at a time; the machine's cores by default.
         on_progress: called with (files done, files in all).
 
@@ -92,7 +96,9 @@ def compile_tree(
     done = 0
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as executor:
         try:
-            for chunk, bad in zip(chunks, executor.map(lambda c: _compile(tree, c, interpreter), chunks), strict=True):
+            for chunk, bad in zip(
+                chunks, executor.map(lambda c: _compile(tree, c, interpreter, optimize), chunks), strict=True
+            ):
                 failed += bad
                 done += len(chunk)
                 if on_progress is not None:
@@ -113,10 +119,10 @@ def clean_environ(**extra: str) -> dict[str, str]:
     return {"PATH": os.environ.get("PATH", os.defpath), "LANG": "C.UTF-8", "PYTHONHASHSEED": "0", **extra}
 
 
-def _compile(tree: Path, chunk: Sequence[str], interpreter: Interpreter) -> list[str]:
+def _compile(tree: Path, chunk: Sequence[str], interpreter: Interpreter, optimize: int) -> list[str]:
     # Not -I: it would ignore PYTHONHASHSEED. The environment is ours, so -S -s -P isolates as well.
     done = subprocess.run(
-        [os.fspath(interpreter.path), "-S", "-s", "-P", "-X", "utf8", "-c", _COMPILER],
+        [os.fspath(interpreter.path), "-S", "-s", "-P", "-X", "utf8", "-c", _COMPILER, str(optimize)],
         input="\0".join(chunk).encode("utf-8", "surrogateescape"),
         capture_output=True,
         check=False,

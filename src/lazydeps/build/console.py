@@ -115,6 +115,19 @@ class Console:
         table.add_row("total", f"{total['files']:,}", mega(total["packed"]), mega(total["unpacked"]), style="bold")
         self._out.print(table)
 
+    def saved(self, distributions: Mapping[str, Mapping[str, int]], rules: Mapping[str, Mapping[str, int]]) -> None:
+        """Print what was left out: by distribution, the most first, and by rule."""
+        table = Table(box=None, pad_edge=False)
+        table.add_column("left out")
+        for name in ("files", "bytes"):
+            table.add_column(name, justify="right")
+        for name, entry in distributions.items():
+            table.add_row(name, f"{entry['files']:,}", mega(entry["bytes"]))
+        total = {key: sum(entry[key] for entry in distributions.values()) for key in ("files", "bytes")}
+        table.add_row("total", f"{total['files']:,}", mega(total["bytes"]), style="bold")
+        self._out.print(table)
+        self.line("by rule: " + ", ".join(f"{name} {mega(entry['bytes'])}" for name, entry in rules.items()))
+
 
 def _ignore(done: int, total: int) -> None:
     """Take progress that nobody watches."""

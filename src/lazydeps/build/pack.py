@@ -11,18 +11,20 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from . import resolve, tracing
+from . import resolve, slim, tracing
 from .bytecode import compile_tree
 from .elf import ElfTree
+from .explain import Inventory
 from .inputs import fill
 from .interpreters import require_interpreter
 from .options import PackOptions, check_options
-from .sets import arrange
-from .slim import slim
-from .trace import Trace, fit, target_suffixes
+from .sets import arrange, boot_files
+from .strip_tree import Stripped, strip_tree
+from .trace import FILE_PREFIX, Trace, fit, target_suffixes
 from .write import Target, write_pack
 
 if TYPE_CHECKING:
+    from .slim import Slimmed
     from .write import Written
 
 PATCH_STDLIB = frozenset({"eventlet", "gevent"})
@@ -67,6 +69,10 @@ class PackResult:
     """Modules of the default list that could not be imported, with the last lines of their traceback."""
     without_bytecode: tuple[str, ...]
     """Sources that are no Python of the target's version."""
+    slimmed: Slimmed
+    """What was left out, and what became smaller."""
+    inventory: Inventory
+    """Where each file is and why, for `explain.explain`."""
     seconds: dict[str, float]
     """Wall-clock seconds by phase."""
     warnings: tuple[str, ...]
@@ -119,17 +125,27 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         clock.phase("install", _what(options))
         filled = fill(options, tree, interpreter)
         warnings = list(filled.warnings)
-        slim(tree, options)
         distributions = resolve.list_distributions(tree)
         files = resolve.list_files(tree)
         resolve.check_abi(
             files, python=options.python, arch=options.arch, what=str(options.from_dir or "what uv installed")
         )
 
+        planned = slim.plan(tree, files, options)
+        warnings += planned.warnings
+
         clock.phase("compile", f"bytecode for Python {options.python}")
+        stays = [path for path in files if path not in planned.removable]
         compiled = compile_tree(
-            tree, files, interpreter=interpreter, jobs=options.jobs, on_progress=clock.observer.progress
+            tree,
+            stays,
+            interpreter=interpreter,
+            optimize=options.optimize,
+            jobs=options.jobs,
+            on_progress=clock.observer.progress,
         )
+        stripped = strip_tree(tree, stays) if options.strip else Stripped({}, ())
+        warnings += stripped.warnings
         files = sorted({*files, *compiled.pycs})
         elf = ElfTree(tree, files)
 
@@ -148,6 +164,23 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         if options.save_trace is not None:
             trace.save(options.save_trace)
         warnings += tracing.warnings_of(recording, fitted.dropped, len(trace.order))
+
+        needed = slim.needed_files(trace.order, planned, files, elf=elf, cache_tag=interpreter.cache_tag)
+        late = [path for path in planned.removable if path in needed]
+        compile_tree(tree, late, interpreter=interpreter, optimize=options.optimize, jobs=options.jobs)
+        slimmed = slim.slim(
+            tree,
+            resolve.list_files(tree),
+            planned,
+            needed=needed,
+            options=options,
+            opened=[entry.removeprefix(FILE_PREFIX) for entry in trace.order if entry.startswith(FILE_PREFIX)],
+            stripped=stripped.saved,
+            cache_tag=interpreter.cache_tag,
+        )
+        warnings += slimmed.warnings
+        files = resolve.list_files(tree)
+        elf = ElfTree(tree, files)
 
         members = arrange(tree, files, trace=trace, elf=elf, suffixes=suffixes, cache_tag=interpreter.cache_tag)
         target = Target(
@@ -170,6 +203,14 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             on_progress=clock.observer.progress,
         )
         clock.stop()
+        inventory = Inventory(
+            owners=planned.owners,
+            sets={member.path: member.set for member in members},
+            slimmed=slimmed,
+            trace=trace,
+            boot=boot_files(trace.order, frozenset(files), elf, interpreter.cache_tag),
+            cache_tag=interpreter.cache_tag,
+        )
     return PackResult(
         written=written,
         target=target,
@@ -178,6 +219,8 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         trace_dropped=fitted.dropped,
         failed_imports=dict(recording.failed),
         without_bytecode=compiled.failed,
+        slimmed=slimmed,
+        inventory=inventory,
         seconds=clock.seconds,
         warnings=tuple(warnings),
     )

@@ -6,7 +6,9 @@ importable modules it holds. It compiles nothing and imports nothing of the tree
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import os
@@ -26,7 +28,7 @@ from lazydeps.errors import ConfigError, UnsafeArchiveError
 from . import uv
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from .interpreters import Interpreter
 
@@ -149,10 +151,21 @@ def normalise(tree: Path, *, drop_scripts: bool) -> None:
         for name in _BOOKKEEPING:
             (info / name).unlink(missing_ok=True)
         _drop_local_url(info / "direct_url.json")
+    rewrite_records(tree)
+
+
+def rewrite_records(tree: Path, *, changed: Mapping[str, str] | None = None) -> None:
+    """Make the RECORD files list what is there (PEP 376).
+
+    Args:
+        tree: the installed tree; changed in place.
+        changed: files whose content is not the installed one any more, by the path under which they were listed:
+            the path at which they are now. Their digests are computed anew.
+    """
     files = frozenset(list_files(tree))
     for info in sorted(tree.glob("*.dist-info")):
         if (info / "RECORD").is_file():
-            _rewrite_record(tree, info, files)
+            _rewrite_record(tree, info, files, changed or {})
 
 
 def list_files(tree: Path) -> list[str]:
@@ -177,6 +190,17 @@ def distribution_files(tree: Path) -> dict[str, tuple[str, ...]]:
 def distribution_requires(tree: Path) -> dict[str, tuple[str, ...]]:
     """Return what each installed distribution requires: normalised name to requirement strings."""
     return {dist.name: dist.requires for dist in _distributions(tree)}
+
+
+def owners(tree: Path) -> dict[str, str]:
+    """Return which distribution each installed file belongs to: path to normalised name, as RECORD files list them."""
+    found: dict[str, str] = {}
+    for dist in _distributions(tree):
+        for listed in dist.files:
+            found.setdefault(Path(os.path.normpath(listed)).as_posix(), dist.name)
+        for path in (tree / dist.info).rglob("*"):
+            found.setdefault(path.relative_to(tree).as_posix(), dist.name)
+    return found
 
 
 def requested_names(
@@ -455,7 +479,7 @@ def _drop_local_url(path: Path) -> None:
         path.unlink()
 
 
-def _rewrite_record(tree: Path, info: Path, files: frozenset[str]) -> None:
+def _rewrite_record(tree: Path, info: Path, files: frozenset[str], changed: Mapping[str, str]) -> None:
     """Keep the rows of files that are still there, sorted, with their digests (PEP 376, "RECORD")."""
     record = info / "RECORD"
     own = f"{info.name}/RECORD"
@@ -466,10 +490,17 @@ def _rewrite_record(tree: Path, info: Path, files: frozenset[str]) -> None:
         path = Path(os.path.normpath(row[0]))
         if path.is_relative_to(tree):
             path = path.relative_to(tree)
-        name = path.as_posix()
+        listed = path.as_posix()
+        name = changed.get(listed, listed)
         if name in files and name != own:
-            rows[name] = [name, *row[1:3]]
+            rows[name] = _record_row(tree, name) if listed in changed else [name, *row[1:3]]
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows[name] for name in sorted(rows))
     record.unlink()  # it may be a hard link into the user's folder
     record.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _record_row(tree: Path, name: str) -> list[str]:
+    content = (tree / name).read_bytes()
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+    return [name, f"sha256={digest}", str(len(content))]

@@ -383,7 +383,7 @@ def _namespaces(members: Sequence[Member]) -> set[str]:
     packages: set[str] = set()
     for member in members:
         path = PurePosixPath(member.path)
-        if not _is_module(member.path) or path.suffix == ".pyc":
+        if not _is_module(member.path) or path.parent.name == "__pycache__":
             continue
         if path.name.partition(".")[0] == "__init__":
             packages.add(str(path.parent))

@@ -11,6 +11,7 @@ import click
 from lazydeps._ref import Ref
 from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, output_options
 from lazydeps.build.console import Advance, Console, mega
+from lazydeps.build.explain import explain
 from lazydeps.build.options import DEFAULT_LEVEL
 from lazydeps.build.pack import PackResult, build_pack
 from lazydeps.build.project import find_project
@@ -61,8 +62,8 @@ Examples:
 @click.option("--arch", multiple=True, help="x86_64 or arm64, or both.  [default: this machine's]")
 @click.option("--glibc", help="Oldest C library to support.  [default: that of Lambda's image for the Python version]")
 @click.option("--prune/--no-prune", default=True, help="Leave out what no running program reads.  [default: prune]")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Files to leave out besides.")
-@click.option("--keep", multiple=True, metavar="PATTERN", help="Files that no rule leaves out.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Files to leave out besides; rule:NAME for a rule.")
+@click.option("--keep", multiple=True, metavar="PATTERN", help="Files that nothing leaves out; rule:NAME, too.")
 @click.option("--strip", is_flag=True, help="Take debug information out of libraries.")
 @click.option(
     "--sources",
@@ -102,6 +103,13 @@ Examples:
     "--trace-file", "trace_files", type=FILE, multiple=True, help="A trace that was saved before; nothing is run."
 )
 @click.option("--save-trace", type=NewFile(), help="Where to write the trace that was used.")
+@click.option(
+    "--explain",
+    "explained",
+    multiple=True,
+    metavar="FILE",
+    help="Say where a file of site-packages went, and why; patterns too.",
+)
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes and threads at a time.  [default: all cores]")
 @output_options
 def command(
@@ -110,6 +118,7 @@ def command(
     names: tuple[str, ...],
     python: tuple[str, ...],
     arch: tuple[str, ...],
+    explained: tuple[str, ...],
     **options: Any,
 ) -> None:
     """Build a pack from REQUIREMENTS, ready to push.
@@ -125,10 +134,10 @@ def command(
     except ConfigError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
     if len(builds) > 1:
-        _run_all(console, builds)
+        _run_all(console, builds, explained)
         return
     _make_folders(builds)
-    facts = _run(console, builds[0].options)
+    facts = _run(console, builds[0].options, explained)
     if console.result(facts):
         return
     _show(console, facts)
@@ -163,7 +172,7 @@ def _plan(
     return plan_requirements(options, python=python, arch=arch, out=out or Path("pack.tar.zst"))
 
 
-def _run_all(console: Console, builds: list[Build]) -> None:
+def _run_all(console: Console, builds: list[Build], explained: tuple[str, ...]) -> None:
     """Build several packs one after another; those that fail do not stop the others."""
     packs: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
@@ -171,7 +180,7 @@ def _run_all(console: Console, builds: list[Build]) -> None:
         console.note(f"[{number}/{len(builds)}] {build.shown}")
         try:
             _make_folders([build])
-            packs.append({"name": build.name, **_run(console, build.options)})
+            packs.append({"name": build.name, **_run(console, build.options, explained)})
         except (LazydepsError, OSError) as error:
             facts = error.facts() if isinstance(error, LazydepsError) else {}
             told = {"type": type(error).__name__, "message": str(error), **facts}
@@ -181,6 +190,7 @@ def _run_all(console: Console, builds: list[Build]) -> None:
     if not console.result({"packs": packs, "failed": failed}):
         for facts in packs:
             console.line(f"{_summary(facts)}\n  {facts['ref']}")
+            _show_explained(console, facts)
         for entry, words in ((entry, entry["error"]["message"].splitlines()[0]) for entry in failed):
             name = f"{entry['name']}, " if entry["name"] else ""
             console.line(f"FAILED: {name}Python {entry['python']} on {entry['arch']}: {words}")
@@ -195,7 +205,7 @@ def _make_folders(builds: list[Build]) -> None:
         build.options.out.parent.mkdir(parents=True, exist_ok=True)
 
 
-def _run(console: Console, options: PackOptions) -> dict[str, Any]:
+def _run(console: Console, options: PackOptions, explained: tuple[str, ...]) -> dict[str, Any]:
     """Build one pack, show how far it is, and return the facts of it."""
     from contextlib import ExitStack
 
@@ -205,7 +215,12 @@ def _run(console: Console, options: PackOptions) -> dict[str, Any]:
         result = build_pack(options, observer=observer)
     for warning in result.warnings:
         console.warn(warning)
-    return _pack_facts(result)
+    facts = _pack_facts(result)
+    if explained:
+        facts["explained"] = [
+            answer.as_dict() for pattern in explained for answer in explain(result.inventory, pattern)
+        ]
+    return facts
 
 
 def _summary(facts: dict[str, Any]) -> str:
@@ -218,7 +233,17 @@ def _summary(facts: dict[str, Any]) -> str:
 def _show(console: Console, facts: dict[str, Any]) -> None:
     console.line(_summary(facts))
     console.sets(facts["sets"])
+    if facts["slimmed"]["rules"]:
+        console.line()
+        console.saved(facts["slimmed"]["distributions"], facts["slimmed"]["rules"])
+    _show_explained(console, facts)
     console.line("\n" + facts["ref"])
+
+
+def _show_explained(console: Console, facts: dict[str, Any]) -> None:
+    for answer in facts.get("explained", ()):
+        place = f"{answer['distribution']}, {answer['set'] or 'not packed'}: " if answer["distribution"] else ""
+        console.line(f"\n{answer['path']}\n  {place}{answer['why']}")
 
 
 _WORDS = {"install": "Installing", "compile": "Compiling", "trace": "Recording", "write": "Compressing"}
@@ -263,6 +288,10 @@ def _pack_facts(result: PackResult) -> dict[str, Any]:
         "distributions": result.distributions,
         "sets": {name: asdict(entry) for name, entry in written.sets.items()},
         "trace_entries": len(result.trace.order),
+        "slimmed": {
+            "rules": {name: asdict(entry) for name, entry in result.slimmed.by_rule().items()},
+            "distributions": {name: asdict(entry) for name, entry in result.slimmed.by_distribution().items()},
+        },
         "failed_imports": result.failed_imports,
         "without_bytecode": list(result.without_bytecode),
         "seconds": result.seconds,
