@@ -5,15 +5,14 @@ from __future__ import annotations
 import platform
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from lazydeps.errors import ConfigError
 
 from . import resolve
+from .handler import find_handler, parse_environ
 from .interpreters import canonical_arch
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ARCHITECTURES = ("x86_64", "arm64")
 DEFAULT_LEVEL = 12
@@ -82,6 +81,8 @@ class PackOptions:
     """Lambda handlers to record, ``MODULE.FUNCTION`` as Lambda spells them, found from the current folder."""
     events: tuple[Path, ...] = ()
     """JSON files, the events that each recorded handler is called with."""
+    trace_env: tuple[str, ...] = ()
+    """Variables that what is recorded gets, ``NAME=VALUE``, or ``NAME`` for this process's own; it gets no others."""
     save_trace: Path | None = None
     """Where to write the trace that was used."""
 
@@ -122,7 +123,17 @@ def check_options(options: PackOptions) -> PackOptions:
     ):
         for path in paths:
             _must_exist(name, path)
+    parse_environ(options.trace_env)
+    if options.events and not options.trace_handlers:
+        raise ConfigError("--event is what a handler is called with: name one, --trace-handler app.handler.")
+    for handler in options.trace_handlers:
+        find_handler(handler, handler_folders(options), options.events)
     return replace(options, python=python, arch=arch, glibc=glibc)
+
+
+def handler_folders(options: PackOptions) -> tuple[Path, ...]:
+    """Return where a handler's module is looked for: the current folder, then the project's."""
+    return (Path.cwd(), *(() if options.project is None else (options.project,)))
 
 
 def _must_exist(option: str, path: Path) -> None:
