@@ -45,17 +45,19 @@ def read_traces(path: Path) -> list[Trace]:
         if known and next(iter(known.values()))["parts"] != part["parts"]:
             known.clear()
         known[part["part"]] = part
-    latest: dict[str, Trace] = {}
+    latest: dict[str, tuple[int, Trace]] = {}
     torn = 0
     for key, known in parts.items():
         if len(known) < next(iter(known.values()))["parts"]:
             torn += 1  # the log was cut: by a time range, or by a function that was killed
             continue
         packed = "".join(known[number]["z"] for number in sorted(known))
-        latest[key.rpartition(".")[0]] = Trace.parse(_inflate(packed, path), path)
+        process, _, serial = key.rpartition(".")
+        if process not in latest or latest[process][0] < int(serial):
+            latest[process] = int(serial), Trace.parse(_inflate(packed, path), path)
     if not latest:
         raise ConfigError(f"{path} has only parts of {torn} traces. Export the whole log, all lines of a process.")
-    return list(latest.values())
+    return [found for _, found in latest.values()]
 
 
 def _parse(line: str, where: str) -> dict[str, Any]:
@@ -68,9 +70,13 @@ def _parse(line: str, where: str) -> dict[str, Any]:
     if not isinstance(part, dict) or part.get("lazydeps_trace") != VERSION:
         raise ConfigError(f"{where} is of another version than {VERSION}. Update lazydeps here or in the function.")
     fields = {"id": str, "part": int, "parts": int, "z": str}
-    if not all(type(part.get(name)) is kind for name, kind in fields.items()):
+    if not all(type(part.get(name)) is kind for name, kind in fields.items()) or not _is_id(part["id"]):
         raise ConfigError(f"{where} is damaged: {', '.join(fields)} are not all what they should be.")
     return part
+
+
+def _is_id(text: str) -> bool:
+    return text.rpartition(".")[2].isdecimal()
 
 
 def _inflate(packed: str, path: Path) -> str:
