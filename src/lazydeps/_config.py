@@ -84,7 +84,7 @@ class Config:
         self.limits = Limits() if limits is None else limits
         """Bounds on what a pack may claim."""
         self.trace = trace
-        """Where to write what is imported: ``log``, an ``s3://`` or ``file://`` folder, or None: nothing is recorded."""
+        """Where to write what is imported: ``log``, an ``s3://`` or ``file://`` folder. None: it is not recorded."""
 
     def replace(self, **changes: Any) -> Config:
         """Return a copy with other values; the arguments are those of the class."""

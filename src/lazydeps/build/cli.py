@@ -18,7 +18,7 @@ from lazydeps.errors import LazydepsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("pack", "push", "inspect", "verify", "extract", "run", "lock", "layer", "gc")
+COMMANDS = ("pack", "trace", "push", "inspect", "verify", "extract", "run", "lock", "layer", "gc")
 """In the order in which the help lists them. Each is a file of `build/commands`."""
 
 

@@ -248,6 +248,18 @@ def _run_main(source: str | bytes, filename: str) -> None:
     exec(compile(source, filename, "exec"), main.__dict__)  # noqa: S102 (running the user's program is the task)
 
 
+def run_program(config: dict[str, Any], companion: dict[str, Any]) -> dict[str, BaseException]:
+    """Run the statements, the script and the handler of a configuration; return what events made the handler raise."""
+    for statement in config["statements"]:
+        _run_main(statement, "<trace>")
+    if config["script"]:
+        sys.path.insert(0, os.path.dirname(os.path.abspath(config["script"])))
+        with open(config["script"], "rb") as script:
+            _run_main(script.read(), config["script"])
+    raised: dict[str, BaseException] = companion["run"](*config["handler"]) if config["handler"] else {}
+    return raised
+
+
 def _stdlib_imported(before: frozenset[str]) -> list[str]:
     """Return the standard library's modules that the program has imported, in the order in which it began to."""
     return [
@@ -296,14 +308,7 @@ def main() -> None:
                 crashes[name] = error
             except SystemExit as error:
                 failed[name] = f"SystemExit: {error.code}"
-        for statement in config["statements"]:
-            _run_main(statement, "<trace>")
-        if config["script"]:
-            sys.path.insert(0, os.path.dirname(os.path.abspath(config["script"])))
-            with open(config["script"], "rb") as script:
-                _run_main(script.read(), config["script"])
-        if config["handler"]:
-            raised = companion["run"](*config["handler"])
+        raised = run_program(config, companion)
     except SystemExit as error:
         if error.code not in (None, 0):
             failed[""] = f"SystemExit: {error.code}"

@@ -189,35 +189,20 @@ def record(
     """
     left = list(modules)
     failed: dict[str, str] = {}
-    how = [*statements]
-    if script is not None:
-        how.append(f"script {script.name}")
-    if handler is not None:
-        how.append(handler.how)
-    what = "; ".join([*statements, *([str(script)] if script else []), *([handler.how] if handler else [])])
-    settings = {
-        "tree": str(tree.resolve()),
-        "statements": list(statements),
-        "script": None if script is None else str(script.resolve()),
-        "handler": None if handler is None else (handler.name, str(handler.folder), list(handler.events)),
-        "first": beside(("lazydeps",)),
-        # Only for programs of the user's: what a package makes of boto3 being there must not depend on this machine.
-        "last": {} if handler is None and script is None else beside(BUNDLED),
-    }
-    own = {**(handler.environ if handler is not None else {}), "LAZYDEPS_LOCK": "0", **(environ or {})}
+    settings, own, what = prepare(tree, statements=statements, script=script, handler=handler, environ=environ)
     with tempfile.TemporaryDirectory(prefix="lazydeps-trace-") as scratch:
         while True:
-            raw = _run(Path(scratch), interpreter, {**settings, "modules": list(left)}, own, timeout)
+            raw = run(_RECORDER, Path(scratch), interpreter, {**settings, "modules": list(left)}, own, timeout)
             if "crashed" not in raw:
                 break
             name = str(raw["module"])
             if name not in left:
-                raise LazydepsError(f"the traced program `{what}` {raw['crashed']}.")
+                raise LazydepsError(f"the traced program `{'; '.join(what)}` {raw['crashed']}.")
             # One module that takes the process down must not cost the trace of all others.
             left.remove(name)
             failed[name] = str(raw["crashed"])
     if raw["fatal"]:
-        raise LazydepsError(f"the traced program `{what}` failed:\n{raw['fatal']}")
+        raise LazydepsError(f"the traced program `{'; '.join(what)}` failed:\n{raw['fatal']}")
     failed.update(raw["failed"])
     if modules and len(failed) == len(modules):
         first, message = next(iter(failed.items()))
@@ -228,12 +213,39 @@ def record(
     trace = Trace(
         python=interpreter.minor,
         arch=arch,
-        how=(*(f"import {name}" for name in modules if name not in failed), *how),
+        how=(*(f"import {name}" for name in modules if name not in failed), *what),
         order=_order(raw["entries"], elf),
         absent=tuple(path.replace(os.sep, "/") for path in raw["absent"]),
         stdlib=tuple(raw["stdlib"]),
     )
     return Recording(trace, failed, raw["events"])
+
+
+def prepare(
+    tree: Path,
+    *,
+    statements: Sequence[str],
+    script: Path | None,
+    handler: Handler | None,
+    environ: Mapping[str, str] | None,
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Return what `recorder.py` has to know of a program, the variables of its process, and the program in words."""
+    what = [*statements]
+    if script is not None:
+        what.append(f"script {script.name}")
+    if handler is not None:
+        what.append(handler.how)
+    settings = {
+        "tree": str(tree.resolve()),
+        "statements": list(statements),
+        "script": None if script is None else str(script.resolve()),
+        "handler": None if handler is None else (handler.name, str(handler.folder), list(handler.events)),
+        "first": beside(("lazydeps",)),
+        # Only for programs of the user's: what a package makes of boto3 being there must not depend on this machine.
+        "last": {} if handler is None and script is None else beside(BUNDLED),
+    }
+    own = {**(handler.environ if handler is not None else {}), "LAZYDEPS_LOCK": "0", **(environ or {})}
+    return settings, own, what
 
 
 def fit(trace: Trace, files: Collection[str], *, suffixes: Sequence[str]) -> Fitted:
@@ -310,14 +322,15 @@ def _order(entries: Sequence[Sequence[str]], elf: ElfTree) -> tuple[str, ...]:
     return tuple(order)
 
 
-def _run(
+def run(
+    recorder: Path,
     scratch: Path,
     interpreter: Interpreter,
     config: Mapping[str, Any],
     environ: Mapping[str, str],
     timeout: float,
 ) -> dict[str, Any]:
-    """Run the recorder once. A crash comes back as ``{"crashed": how, "module": which}``."""
+    """Run a recorder once. A crash comes back as ``{"crashed": how, "module": which}``."""
     out, current, settings, home, work = (scratch / name for name in ("out", "current", "settings", "home", "work"))
     for folder in (home, work):
         folder.mkdir(exist_ok=True)
@@ -329,7 +342,7 @@ def _run(
     try:
         done = subprocess.run(
             # Not -I: it would ignore PYTHONHASHSEED. The environment is ours, so -S -s -P isolates as well.
-            [os.fspath(interpreter.path), "-S", "-s", "-P", "-B", os.fspath(_RECORDER), os.fspath(settings)],
+            [os.fspath(interpreter.path), "-S", "-s", "-P", "-B", os.fspath(recorder), os.fspath(settings)],
             stdin=subprocess.DEVNULL,
             capture_output=True,
             check=False,
