@@ -312,7 +312,7 @@ def _spec(fullname: str, loader: PackLoader | PackExtensionLoader, package: bool
 
 
 def _need(session: Session, section: Section, file: int, module: str) -> None:
-    if section.first == 0:
+    if section is session.root().boot:
         session.need_boot(file, module)
     else:
         # Nothing recorded which data files and libraries an untraced module needs, so it waits for all of them.
@@ -339,7 +339,7 @@ class PackLoader(SourceFileLoader):
         from marshal import loads
 
         _need(self._session, self._section, self._bytecode, fullname)
-        if self._section.first == 0:
+        if self._section is self._session.root().boot:
             data = self._session.bytecode(self._bytecode)
         else:
             with open(f"{self._session.tree}/{self._section.paths[self._bytecode]}", "rb") as file:

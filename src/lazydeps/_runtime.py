@@ -14,16 +14,19 @@ from .events import Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from types import ModuleType, TracebackType
 
     from ._finder import PackFinder
+    from ._recording import Recording
     from ._session import Session
 
 FROZEN = 1000
 """Frozen objects from which on somebody has frozen them: 3.12 has about 400 of its own, every program has thousands."""
 _sessions: dict[Ref, Session] = {}
 _finder: PackFinder | None = None
+_recording: Recording | None = None
+"""Where ``LAZYDEPS_TRACE`` is set."""
 _loading = RLock()
 """Held while packs are added or taken away, so that threads that load one pack share its session, and one finder."""
 _resting: Loading | None = None
@@ -45,6 +48,8 @@ class Loading:
     def __enter__(self) -> Loading:
         global _resting
         self._depth += 1
+        if _recording is not None:
+            _recording.begin()
         # Without packs the block is the user's own business.
         if self._sessions and gc.isenabled():
             _resting = self
@@ -66,6 +71,8 @@ class Loading:
                 for session in self._sessions:
                     session.stop()
             self._depth -= 1
+            if _recording is not None:
+                _recording.end()
             if self._depth == 0 and _resting is self:
                 _collect_again()
 
@@ -145,11 +152,24 @@ def load(
             os.register_at_fork(after_in_child=_after_fork)
         _finder.sessions = tuple(_sessions.values())
         _finder.install(_place())
+        if config.trace is not None:
+            _record(config.trace, environ, known.values())
         if config.children and environ is os.environ:
             from . import _children
 
             _children.tell([(str(session.ref), session.store.directory) for session in known.values()])
     return Loading(tuple(known.values()))
+
+
+def _record(where: str, environ: Mapping[str, str], sessions: Iterable[Session]) -> None:
+    global _recording
+    if _recording is None:
+        from ._recording import Recording
+
+        recording = Recording(where, environ)
+        recording.start()
+        _recording = recording
+    _recording.add(sessions)
 
 
 def _new_session(ref: Ref, environ: Mapping[str, str], config: Config) -> Session:
@@ -184,7 +204,11 @@ def report() -> Report:
 
 def uninstall() -> None:
     """Take the finder away and end the workers. Modules that are imported stay; the stores stay on the disk."""
+    global _recording
     with _loading:
+        if _recording is not None:
+            _recording.stop()
+            _recording = None
         if _finder is not None:
             _finder.uninstall()
         for session in tuple(_sessions.values()):

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 COMMANDS = (
-    *("plan", "pack", "push", "package", "doctor"),
+    *("plan", "pack", "trace", "push", "package", "doctor"),
     *("list", "diff", "rollback", "prune"),
     *("inspect", "verify", "extract", "run", "lock", "layer", "gc"),
 )

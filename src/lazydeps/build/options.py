@@ -13,6 +13,7 @@ from lazydeps.errors import ConfigError
 
 from . import resolve
 from .dependencies import read_dependencies
+from .handler import find_handler, parse_environ
 from .interpreters import canonical_arch
 
 ARCHITECTURES = ("x86_64", "arm64")
@@ -82,6 +83,8 @@ class PackOptions:
     """Lambda handlers to record, ``MODULE.FUNCTION`` as Lambda spells them, found from the current folder."""
     events: tuple[Path, ...] = ()
     """JSON files, the events that each recorded handler is called with."""
+    trace_env: tuple[str, ...] = ()
+    """Variables that what is recorded gets, ``NAME=VALUE``, or ``NAME`` for this process's own; it gets no others."""
     save_trace: Path | None = None
     """Where to write the trace that was used."""
 
@@ -120,6 +123,11 @@ def check_options(options: PackOptions) -> PackOptions:
     ):
         for path in paths:
             _must_exist(name, path)
+    parse_environ(options.trace_env)
+    if options.events and not options.trace_handlers:
+        raise ConfigError("--event is what a handler is called with: name one, --trace-handler app.handler.")
+    for handler in options.trace_handlers:
+        find_handler(handler, handler_folders(options), options.events)
     return replace(options, python=python, arch=arch, glibc=glibc)
 
 
@@ -176,6 +184,11 @@ def _check_inputs(options: PackOptions) -> PackOptions:
     if options.project is not None:
         read_dependencies(options.project, groups=options.groups, extras=options.extras)
     return options
+
+
+def handler_folders(options: PackOptions) -> tuple[Path, ...]:
+    """Return where a handler's module is looked for: the current folder, then the project's."""
+    return (Path.cwd(), *(() if options.project is None else (options.project,)))
 
 
 def _must_exist(option: str, path: Path) -> None:

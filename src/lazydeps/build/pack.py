@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from . import resolve, slim, tracing
 from .bytecode import compile_tree
+from .collect import read_traces
 from .elf import ElfTree
 from .explain import Inventory
 from .inputs import fill
@@ -116,7 +117,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
     assert options.arch is not None
     assert options.glibc is not None
     for file in options.trace_files:
-        Trace.load(file)  # a bad one is found out now, and not when everything is installed
+        read_traces(file)  # a bad one is found out now, and not when everything is installed
     interpreter = require_interpreter(options.python)
     suffixes = target_suffixes(options.python, options.arch)
     clock = _Clock(observer or SilentObserver())

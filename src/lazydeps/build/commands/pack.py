@@ -100,7 +100,13 @@ Examples:
 )
 @click.option("--event", "events", type=FILE, multiple=True, help="A JSON event to call the recorded handlers with.")
 @click.option(
-    "--trace-file", "trace_files", type=FILE, multiple=True, help="A trace that was saved before; nothing is run."
+    "--trace-env",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A variable for what is recorded, which gets no others; without a value, the one set here.",
+)
+@click.option(
+    "--trace-file", "trace_files", type=FILE, multiple=True, help="A trace that was saved or collected before."
 )
 @click.option("--save-trace", type=NewFile(), help="Where to write the trace that was used.")
 @click.option(
