@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from . import resolve
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from .interpreters import Interpreter
@@ -23,8 +24,10 @@ class Filled:
     warnings: tuple[str, ...] = ()
 
 
-def fill(options: PackOptions, tree: Path, interpreter: Interpreter) -> Filled:
-    """Put the target's packages into ``tree``, which is made.
+def fill(
+    options: PackOptions, tree: Path, interpreter: Interpreter, *, on_line: Callable[[str], None] | None = None
+) -> Filled:
+    """Put the target's packages into ``tree``, which is made. ``on_line`` is called with each line that uv says.
 
     Raises:
         ConfigError: uv is missing, or a folder is not what it should be.
@@ -45,6 +48,7 @@ def fill(options: PackOptions, tree: Path, interpreter: Interpreter) -> Filled:
         interpreter=interpreter,
         arch=options.arch,
         glibc=options.glibc,
+        on_line=on_line,
     )
     requested = resolve.requested_names(options.requirements, requirement_files=options.requirement_files, tree=tree)
     resolve.normalise(tree, drop_scripts=True)

@@ -24,8 +24,10 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 
 from lazydeps.errors import ConfigError, LazydepsError, UnsafeArchiveError
 
+from . import processes
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Sequence
 
     from .interpreters import Interpreter
 
@@ -87,6 +89,7 @@ def install(
     interpreter: Interpreter,
     arch: str,
     glibc: str | None,
+    on_line: Callable[[str], None] | None = None,
 ) -> Installed:
     """Resolve and install requirements into a folder with ``uv pip install --target``.
 
@@ -102,6 +105,7 @@ def install(
         interpreter: a CPython of the target's minor version.
         arch: ``x86_64`` or ``arm64``.
         glibc: the oldest C library that the result must run on, for example ``2.34``; None for this machine's platform.
+        on_line: called with each line that uv says, as it says it.
 
     Raises:
         ConfigError: uv is missing.
@@ -114,12 +118,12 @@ def install(
     wanted += ["--", *requirements]
     common = [
         *("--target", os.fspath(into), "--python", os.fspath(interpreter.path), "--python-version", interpreter.minor),
-        *(*platform, "--no-compile-bytecode", "--link-mode", "copy", "--no-progress", "--color", "never"),
+        *(*platform, "--no-compile-bytecode", "--link-mode", "copy", "--color", "never"),
     ]
     built: set[str] = set()
     wheels_only = ["--only-binary", ":all:"]
     while True:
-        done = _uv(*common, *wheels_only, *wanted)
+        done = _uv(*common, *wheels_only, *wanted, on_line=on_line)
         if done.returncode == 0:
             break
         blocked = _without_wheels(done.stderr, common) - built
@@ -375,17 +379,15 @@ def _without_wheels(stderr: str, common: Sequence[str]) -> set[str]:
     return {name for name in sorted(named) if _uv(*common, *wheels_only, name).returncode != 0} or named
 
 
-def _uv(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _uv(*arguments: str, on_line: Callable[[str], None] | None = None) -> subprocess.CompletedProcess[str]:
     # The user's UV_* variables and configuration (indexes, credentials, proxies) reach uv untouched, and no message
     # of ours repeats them.
-    return subprocess.run(
+    done = processes.run(
         [os.fspath(uv_binary()), "pip", "install", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
+        on_line=on_line or (lambda _: None),
     )
+    said = done.stderr.decode(errors="replace")
+    return subprocess.CompletedProcess(done.args, done.returncode, "", said)
 
 
 def _explain(stderr: str, *, arch: str, glibc: str | None, python: str) -> str:

@@ -11,11 +11,13 @@ from . import resolve
 from .bytecode import compile_tree
 from .elf import ElfTree
 from .inputs import fill_like
+from .recall import recall
 from .trace import Recording, Trace, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .cache import Cache
     from .interpreters import Interpreter
     from .options import PackOptions
 
@@ -29,6 +31,7 @@ def obtain(
     elf: ElfTree,
     interpreter: Interpreter,
     scratch: Path,
+    cache: Cache | None = None,
 ) -> Recording:
     """Return the trace that the options ask for, not yet fitted to the tree.
 
@@ -40,6 +43,7 @@ def obtain(
         elf: the tree's ELF files.
         interpreter: of the target's minor version, for this machine.
         scratch: a folder for what is needed meanwhile.
+        cache: where recordings and bytecode are looked for and kept.
 
     Raises:
         ConfigError: a trace file is none.
@@ -48,8 +52,8 @@ def obtain(
     if options.trace_files:
         return Recording(Trace.load(options.trace_files[0]), {})
     if _can_import(interpreter, options):
-        return _record(options, tree, requested, suffixes, elf, interpreter)
-    return _record_here(options, scratch, requested, resolve.list_distributions(tree), interpreter)
+        return _record(options, tree, requested, suffixes, elf, interpreter, cache)
+    return _record_here(options, scratch, requested, resolve.list_distributions(tree), interpreter, cache)
 
 
 def _can_import(interpreter: Interpreter, options: PackOptions) -> bool:
@@ -71,18 +75,33 @@ def _record(
     suffixes: Sequence[str],
     elf: ElfTree,
     interpreter: Interpreter,
+    cache: Cache | None,
 ) -> Recording:
     assert options.arch is not None
     explicit = bool(options.trace_statements) or bool(options.trace_scripts)
     modules = [] if explicit else resolve.requested_modules(tree, requested, suffixes=suffixes)
-    return record(
-        tree,
+
+    def record_now() -> Recording:
+        return record(
+            tree,
+            interpreter=interpreter,
+            elf=elf,
+            arch=interpreter.arch,
+            statements=options.trace_statements,
+            script=options.trace_scripts[0] if options.trace_scripts else None,
+            modules=modules,
+        )
+
+    free = bool(options.trace_scripts) or bool(options.trace_handlers)
+    return recall(
+        None if free else cache,
+        record_now,
+        tree=tree,
+        files=resolve.list_files(tree),
         interpreter=interpreter,
-        elf=elf,
-        arch=interpreter.arch,
-        statements=options.trace_statements,
-        script=options.trace_scripts[0] if options.trace_scripts else None,
         modules=modules,
+        statements=options.trace_statements,
+        jobs=options.jobs,
     )
 
 
@@ -92,6 +111,7 @@ def _record_here(
     requested: frozenset[str],
     distributions: dict[str, str],
     interpreter: Interpreter,
+    cache: Cache | None,
 ) -> Recording:
     """Install the same versions for this machine, and record there: imports touch the same files, by other names."""
     tree = Path(scratch, "host").resolve()
@@ -104,9 +124,9 @@ def _record_here(
             f"file here with --trace-file. {error}"
         ) from error
     files = resolve.list_files(tree)
-    compiled = compile_tree(tree, files, interpreter=interpreter, jobs=options.jobs)
+    compiled = compile_tree(tree, files, interpreter=interpreter, jobs=options.jobs, cache=cache)
     elf = ElfTree(tree, {*files, *compiled.pycs})
-    return _record(options, tree, requested, interpreter.extension_suffixes, elf, interpreter)
+    return _record(options, tree, requested, interpreter.extension_suffixes, elf, interpreter, cache)
 
 
 def warnings_of(recording: Recording, dropped: Sequence[str], kept: int) -> list[str]:

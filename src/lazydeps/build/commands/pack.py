@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazydeps._ref import Ref
-from lazydeps.build.commands import FILE, FOLDER, NewFile, output_options
+from lazydeps.build.cache import default_folder
+from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, output_options
 from lazydeps.build.console import Advance, Console, mega
 from lazydeps.build.options import DEFAULT_LEVEL, PackOptions, check_options
 from lazydeps.build.pack import PackResult, build_pack
@@ -85,8 +86,12 @@ Examples:
 )
 @click.option("--save-trace", type=NewFile(), help="Where to write the trace that was used.")
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes and threads at a time.  [default: all cores]")
+@click.option(
+    "--cache-dir", type=PATH, help="Where compiled and compressed pieces are kept.  [default: LAZYDEPS_CACHE]"
+)
+@click.option("--no-cache", is_flag=True, help="Make everything anew and keep nothing.")
 @output_options
-def command(console: Console, out: Path, **options: Any) -> None:
+def command(console: Console, out: Path, cache_dir: Path | None, no_cache: bool, **options: Any) -> None:
     """Build a pack from REQUIREMENTS, ready to push.
 
     Installs with uv for the target, compiles bytecode, records in which order an import touches the files, and
@@ -94,14 +99,16 @@ def command(console: Console, out: Path, **options: Any) -> None:
     """
     from contextlib import ExitStack
 
-    asked = PackOptions(out=out, **options)
+    if no_cache and cache_dir is not None:
+        raise click.UsageError("choose --cache-dir or --no-cache.", click.get_current_context())
+    asked = PackOptions(out=out, cache=None if no_cache else cache_dir or default_folder(), **options)
     try:
         check_options(asked)
     except ConfigError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
     observer = _Steps(console)
     with ExitStack() as stack:
-        stack.callback(observer.close)
+        stack.push(observer.close)
         result = build_pack(asked, observer=observer)
     for warning in result.warnings:
         console.warn(warning)
@@ -130,16 +137,16 @@ class _Steps:
 
     def phase(self, name: str, detail: str) -> None:
         self.close()
-        self._step = self._console.step(f"{_WORDS.get(name, name)} {detail}")
+        self._step = self._console.step(f"{_WORDS.get(name, name)} {detail}", unit="bytes" if name == "write" else "")
         self._advance = self._step.__enter__()
 
-    def progress(self, done: int, total: int) -> None:
-        self._advance(done, total)
+    def progress(self, done: int, total: int, item: str = "") -> None:
+        self._advance(done, total, item)
 
-    def close(self) -> None:
+    def close(self, *error: Any) -> None:
         step, self._step = self._step, None
         if step is not None:
-            step.__exit__(None, None, None)
+            step.__exit__(*(error or (None, None, None)))
 
 
 def _pack_facts(result: PackResult) -> dict[str, Any]:
@@ -162,5 +169,6 @@ def _pack_facts(result: PackResult) -> dict[str, Any]:
         "failed_imports": result.failed_imports,
         "without_bytecode": list(result.without_bytecode),
         "seconds": result.seconds,
+        "cache": None if result.cache is None else asdict(result.cache),
         "warnings": list(result.warnings),
     }
