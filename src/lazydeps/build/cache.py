@@ -58,10 +58,13 @@ class Entry:
     """When it was last used, seconds since 1970."""
 
 
-def default_folder(environ: Mapping[str, str] = os.environ) -> Path:
-    """Return where builds keep things: ``LAZYDEPS_CACHE``, else the user's cache folder by the XDG rules."""
+def default_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
+    """Return where builds keep things: ``LAZYDEPS_CACHE``, else the user's cache folder by the XDG rules.
+
+    ``LAZYDEPS_CACHE=0`` means nowhere: None.
+    """
     if chosen := environ.get("LAZYDEPS_CACHE"):
-        return Path(chosen)
+        return None if chosen == "0" else Path(chosen)
     base = environ.get("XDG_CACHE_HOME", "")
     # The XDG base directory specification: a relative path is to be ignored.
     return Path(base if base.startswith("/") else Path(environ.get("HOME") or Path.home(), ".cache"), "lazydeps")

@@ -17,7 +17,7 @@ import click
 
 import lazydeps
 from lazydeps.build.console import Console
-from lazydeps.build.interrupts import Interrupted, raised_once
+from lazydeps.build.interrupts import Interrupted, ignore, raised_once
 from lazydeps.errors import LazydepsError
 
 if TYPE_CHECKING:
@@ -82,6 +82,7 @@ def run_cli(args: Sequence[str]) -> int:
         console.fail(type(error).__name__, str(error), error.facts())
         return 1
     except (KeyboardInterrupt, click.Abort) as error:
+        ignore()
         with suppress(OSError):  # SIGHUP: the terminal is gone
             console.fail("Interrupted", "nothing was left behind.")
         return error.exit_code if isinstance(error, Interrupted) else 128 + signal.SIGINT

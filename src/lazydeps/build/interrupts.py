@@ -67,6 +67,13 @@ def raised_once() -> Iterator[None]:
     _restore(before)
 
 
+def ignore() -> None:
+    """Let no further signal come between a command that was interrupted and its exit code."""
+    if threading.current_thread() is threading.main_thread():
+        for number in SIGNALS:
+            signal.signal(number, signal.SIG_IGN)  # the one setting that the interpreter's own end leaves alone
+
+
 def _restore(before: Mapping[signal.Signals, Any]) -> None:
     for number, handler in before.items():
         if handler not in (signal.SIG_IGN, None):

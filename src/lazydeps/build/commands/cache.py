@@ -47,6 +47,13 @@ def _parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
     return convert
 
 
+def _place(chosen: Path | None) -> Path:
+    place = chosen or cache.default_folder()
+    if place is None:
+        raise ConfigError("LAZYDEPS_CACHE=0 switches the cache off: name the folder with --cache-dir.")
+    return place.absolute()
+
+
 def _age(text: str) -> float:
     from lazydeps.build.stores import parse_age
 
@@ -64,7 +71,7 @@ Examples:
 @output_options
 def info(console: Console, cache_dir: Path | None) -> None:
     """Say where the cache is, what it holds, and since when nobody has used the oldest of it."""
-    place = (cache_dir or cache.default_folder()).absolute()
+    place = _place(cache_dir)
     there = cache.entries(place)
     kinds = {
         kind: {
@@ -104,7 +111,7 @@ Examples:
 @output_options
 def clear(console: Console, kinds: tuple[cache.Kind, ...], cache_dir: Path | None, dry_run: bool) -> None:
     """Remove everything, or everything of some kinds."""
-    place = (cache_dir or cache.default_folder()).absolute()
+    place = _place(cache_dir)
     _report(console, place, cache.clear(place, kinds=kinds or cache.KINDS, dry_run=dry_run), dry_run=dry_run)
 
 
@@ -124,7 +131,7 @@ def prune(console: Console, size: int | None, older_than: float | None, cache_di
     """Remove what was not used for longest, down to a size, or since some time."""
     if size is None and older_than is None:
         raise click.UsageError("say how much may stay (--size) or for how long (--older-than).")
-    place = (cache_dir or cache.default_folder()).absolute()
+    place = _place(cache_dir)
     _report(console, place, cache.prune(place, size=size, older_than=older_than, dry_run=dry_run), dry_run=dry_run)
 
 

@@ -7,7 +7,7 @@ from dataclasses import asdict
 import click
 
 from lazydeps.build import read
-from lazydeps.build.commands import output_options
+from lazydeps.build.commands import complete_files, output_options
 from lazydeps.build.console import Console, mega
 
 
@@ -18,7 +18,7 @@ Examples:
   lazydeps lock s3://my-bucket/libs/data-science.zip
   lazydeps lock build/layer.zip --json | jq -r .ref""",
 )
-@click.argument("archive", metavar="ARCHIVE")
+@click.argument("archive", metavar="ARCHIVE", shell_complete=complete_files)
 @output_options
 def command(console: Console, archive: str) -> None:
     """Pin ARCHIVE, a path or a URL, that is not a pack: a zip, a Lambda layer, a tar, a wheel.

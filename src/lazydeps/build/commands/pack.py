@@ -9,7 +9,7 @@ import click
 
 from lazydeps._ref import Ref
 from lazydeps.build.cache import default_folder
-from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, output_options
+from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, complete_files, output_options
 from lazydeps.build.console import Advance, Console, mega
 from lazydeps.build.options import DEFAULT_LEVEL, PackOptions, check_options
 from lazydeps.build.pack import PackResult, build_pack
@@ -27,7 +27,7 @@ Examples:
   lazydeps pack -r requirements-heavy.txt -o heavy.tar.zst --trace "import pandas, scipy.stats"
   lazydeps pack --from-dir build/python -o heavy.tar.zst --trace-script handler.py --save-trace trace.json""",
 )
-@click.argument("requirements", nargs=-1)
+@click.argument("requirements", nargs=-1, shell_complete=complete_files)
 @click.option(
     "-r", "--requirement", "requirement_files", type=FILE, multiple=True, help="A requirements file, or a pylock.toml."
 )
