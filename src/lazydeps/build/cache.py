@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+import secrets
 import stat
 import threading
 import time
@@ -148,7 +149,7 @@ class Cache:
         if not self._writable:
             return
         path = self._path(kind, name)
-        half = self.folder / _VERSION / "half" / f"{os.getpid()}-{threading.get_ident()}-{name[:16]}"
+        half = self.folder / _VERSION / "half" / secrets.token_hex(16)
         try:
             try:
                 descriptor = self._create(half)
@@ -158,7 +159,8 @@ class Cache:
                 try:
                     half.rename(path)
                 except FileNotFoundError:
-                    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+                    for made in (path.parent.parent, path.parent):
+                        made.mkdir(mode=0o700, exist_ok=True)
                     half.rename(path)
             finally:
                 half.unlink(missing_ok=True)
@@ -168,9 +170,13 @@ class Cache:
 
     def trim(self, limit: int) -> None:
         """Remove what was not used for longest, until what is left takes no more than ``limit`` bytes."""
-        if self._writable:
+        if not self._writable:
+            return
+        try:
             for _ in prune(self.folder, size=limit):
                 pass
+        except (OSError, ConfigError) as error:
+            self._warn(getattr(error, "strerror", None) or str(error))
 
     def _path(self, kind: Kind, name: str) -> Path:
         return self.folder / _VERSION / kind / name[:2] / name[2:]
@@ -185,9 +191,6 @@ class Cache:
             _check_owner(self.folder)
             half.parent.parent.mkdir(mode=0o700, exist_ok=True)
             half.parent.mkdir(mode=0o700, exist_ok=True)
-            return os.open(half, flags, 0o600)
-        except FileExistsError:  # of a process that was killed, had our number and stood here
-            half.unlink()
             return os.open(half, flags, 0o600)
 
     def _read(self, kind: Kind, name: str) -> bytes | None:
