@@ -34,7 +34,7 @@ class Listener(SilentObserver):
         assert detail
         self.phases.append(name)
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int, item: str = "") -> None:
         self.last[self.phases[-1]] = (done, total)
 
 

@@ -16,6 +16,8 @@ from .unpack import unpack
 from .wheels import choose_wheels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .interpreters import Interpreter
     from .options import PackOptions
 
@@ -29,8 +31,10 @@ class Filled:
     warnings: tuple[str, ...] = ()
 
 
-def fill(options: PackOptions, tree: Path, interpreter: Interpreter) -> Filled:
-    """Put the target's packages into ``tree``, which is made.
+def fill(
+    options: PackOptions, tree: Path, interpreter: Interpreter, *, on_line: Callable[[str], None] | None = None
+) -> Filled:
+    """Put the target's packages into ``tree``, which is made. ``on_line`` is called with each line that uv says.
 
     Raises:
         ConfigError: uv is missing, or a folder, an archive, a project or its lock is not what it should be.
@@ -54,6 +58,7 @@ def fill(options: PackOptions, tree: Path, interpreter: Interpreter) -> Filled:
             interpreter=interpreter,
             arch=options.arch,
             glibc=options.glibc,
+            on_line=on_line,
         )
     requested = _requested(options, wanted, tree)
     resolve.normalise(tree, drop_scripts=True)

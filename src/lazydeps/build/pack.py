@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from . import resolve, slim, tracing
+from . import interrupts, resolve, slim, tracing
 from .bytecode import compile_tree
+from .cache import Cache, size_limit
 from .collect import read_traces
 from .elf import ElfTree
 from .explain import Inventory
@@ -25,6 +27,7 @@ from .trace import FILE_PREFIX, Trace, fit, target_suffixes
 from .write import Target, write_pack
 
 if TYPE_CHECKING:
+    from .cache import Used
     from .slim import Slimmed
     from .write import Written
 
@@ -40,8 +43,14 @@ class PackObserver(Protocol):
     def phase(self, name: str, detail: str) -> None:
         """Take the start of a phase (one of `PHASES`) and what it works on, in words."""
 
-    def progress(self, done: int, total: int) -> None:
-        """Take how much of the current phase is done, in units of the phase's own."""
+    def progress(self, done: int, total: int, item: str = "") -> None:
+        """Take how much of the current phase is done, in files or, when it writes, bytes; total is 0 if nobody knows.
+
+        Args:
+            done: how much is done.
+            total: how much there is.
+            item: what is being worked on: a folder, a file, or what uv says.
+        """
 
 
 class SilentObserver:
@@ -50,7 +59,7 @@ class SilentObserver:
     def phase(self, name: str, detail: str) -> None:
         """Do nothing."""
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int, item: str = "") -> None:
         """Do nothing."""
 
 
@@ -77,6 +86,8 @@ class PackResult:
     seconds: dict[str, float]
     """Wall-clock seconds by phase."""
     warnings: tuple[str, ...]
+    cache: Used | None
+    """What the cache did; None without one."""
 
 
 @dataclass(slots=True)
@@ -121,10 +132,16 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
     interpreter = require_interpreter(options.python)
     suffixes = target_suffixes(options.python, options.arch)
     clock = _Clock(observer or SilentObserver())
-    with tempfile.TemporaryDirectory(prefix="lazydeps-pack-", ignore_cleanup_errors=True) as scratch:
+    cache = None if options.cache is None else Cache(options.cache)
+    limit = size_limit()
+    with ExitStack() as stack:
+        with interrupts.held():
+            scratch = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="lazydeps-pack-", ignore_cleanup_errors=True)
+            )
         tree = Path(scratch, "tree").resolve()
         clock.phase("install", _what(options))
-        filled = fill(options, tree, interpreter)
+        filled = fill(options, tree, interpreter, on_line=lambda line: clock.observer.progress(0, 0, line))
         warnings = list(filled.warnings)
         distributions = resolve.list_distributions(tree)
         files = resolve.list_files(tree)
@@ -143,6 +160,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             interpreter=interpreter,
             optimize=options.optimize,
             jobs=options.jobs,
+            cache=cache,
             on_progress=clock.observer.progress,
         )
         stripped = strip_tree(tree, stays) if options.strip else Stripped({}, ())
@@ -159,6 +177,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             elf=elf,
             interpreter=interpreter,
             scratch=Path(scratch),
+            cache=cache,
         )
         fitted = fit(recording.trace, files, suffixes=suffixes)
         trace = replace(fitted.trace, python=options.python, arch=options.arch)
@@ -201,6 +220,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             stdlib=() if PATCH_STDLIB & distributions.keys() else trace.stdlib,
             level=options.level,
             jobs=options.jobs,
+            cache=cache,
             on_progress=clock.observer.progress,
         )
         clock.stop()
@@ -212,6 +232,9 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             boot=boot_files(trace.order, frozenset(files), elf, interpreter.cache_tag),
             cache_tag=interpreter.cache_tag,
         )
+    if cache is not None:
+        cache.trim(limit)
+        warnings += cache.warnings
     return PackResult(
         written=written,
         target=target,
@@ -224,6 +247,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         inventory=inventory,
         seconds=clock.seconds,
         warnings=tuple(warnings),
+        cache=None if cache is None else cache.used,
     )
 
 

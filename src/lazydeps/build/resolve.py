@@ -28,7 +28,7 @@ from lazydeps.errors import ConfigError, UnsafeArchiveError
 from . import uv
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from .interpreters import Interpreter
 
@@ -70,6 +70,7 @@ def install(
     interpreter: Interpreter,
     arch: str,
     glibc: str | None,
+    on_line: Callable[[str], None] | None = None,
 ) -> Installed:
     """Resolve and install requirements into a folder with ``uv pip install --target``.
 
@@ -87,6 +88,7 @@ def install(
         interpreter: a CPython of the target's minor version.
         arch: ``x86_64`` or ``arm64``.
         glibc: the oldest C library that the result must run on, for example ``2.34``; None for this machine's platform.
+        on_line: called with each line that uv says, as it says it.
 
     Raises:
         ConfigError: uv is missing.
@@ -99,7 +101,7 @@ def install(
     wanted += [part for file in constraints for part in ("-c", os.fspath(file))]
     here = (
         *("--python", os.fspath(interpreter.path), "--python-version", interpreter.minor, "--no-compile-bytecode"),
-        *("--link-mode", "copy", "--no-progress", "--color", "never"),
+        *("--link-mode", "copy", "--color", "never"),
     )
     built = uv.install(
         uv.Demand(
@@ -111,6 +113,7 @@ def install(
             target=f"Python {interpreter.minor} on {arch}" + (f" with glibc {glibc}" if glibc else ""),
         ),
         into,
+        on_line=on_line,
     )
     return Installed(tuple(_build_warnings(into, built, glibc=glibc, here=interpreter.glibc)))
 

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 
 from lazydeps.errors import ConfigError, LazydepsError
 
+from . import processes
 from .bytecode import clean_environ
 from .elf import is_shared_object
 from .handler import BUNDLED, beside
@@ -340,12 +341,9 @@ def run(
     settings.write_bytes(marshal.dumps({**config, "out": str(out), "current": str(current)}, 2))
     own = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(home))
     try:
-        done = subprocess.run(
+        done = processes.run(
             # Not -I: it would ignore PYTHONHASHSEED. The environment is ours, so -S -s -P isolates as well.
             [os.fspath(interpreter.path), "-S", "-s", "-P", "-B", os.fspath(recorder), os.fspath(settings)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
             cwd=work,
             env=clean_environ(**{**own, **environ}),
             timeout=timeout,

@@ -19,11 +19,13 @@ from .handler import find_handler, parse_environ
 from .inputs import fill_like
 from .merge import merge
 from .options import handler_folders
+from .recall import recall
 from .trace import Recording, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .cache import Cache
     from .interpreters import Interpreter
     from .options import PackOptions
 
@@ -37,6 +39,7 @@ def obtain(
     elf: ElfTree,
     interpreter: Interpreter,
     scratch: Path,
+    cache: Cache | None = None,
 ) -> Recording:
     """Return the trace that the options ask for, not yet fitted to the tree.
 
@@ -48,6 +51,7 @@ def obtain(
         elf: the tree's ELF files.
         interpreter: of the target's minor version, for this machine.
         scratch: a folder for what is needed meanwhile.
+        cache: where recordings and bytecode are looked for and kept.
 
     Raises:
         ConfigError: a trace file is none.
@@ -56,10 +60,10 @@ def obtain(
     recordings = [Recording(trace, {}) for file in options.trace_files for trace in read_traces(file)]
     if not options.trace_files or _asked(options):
         if _can_import(interpreter, options):
-            recordings += _record(options, tree, requested, suffixes, elf, interpreter)
+            recordings += _record(options, tree, requested, suffixes, elf, interpreter, cache)
         else:
             distributions = resolve.list_distributions(tree)
-            recordings += _record_here(options, scratch, requested, distributions, interpreter)
+            recordings += _record_here(options, scratch, requested, distributions, interpreter, cache)
     return Recording(
         merge([recording.trace for recording in recordings]),
         {name: said for recording in recordings for name, said in recording.failed.items()},
@@ -91,19 +95,33 @@ def _record(
     suffixes: Sequence[str],
     elf: ElfTree,
     interpreter: Interpreter,
+    cache: Cache | None,
 ) -> list[Recording]:
     """Record every way that was asked for in a process of its own: each is a start, and shows the order of one."""
     environ = parse_environ(options.trace_env)
     run = functools.partial(record, tree, interpreter=interpreter, elf=elf, arch=interpreter.arch, environ=environ)
+    # What a program is told by variables, it may read from anywhere.
+    known = functools.partial(
+        recall,
+        None if environ else cache,
+        tree=tree,
+        files=resolve.list_files(tree),
+        interpreter=interpreter,
+        jobs=options.jobs,
+    )
     recordings: list[Recording] = []
     if options.trace_statements:
-        recordings.append(run(statements=options.trace_statements))
+        statements = options.trace_statements
+        recordings.append(known(lambda: run(statements=statements), modules=(), statements=statements))
     recordings += [run(script=script) for script in options.trace_scripts]
     recordings += [
         run(handler=find_handler(handler, handler_folders(options), options.events))
         for handler in options.trace_handlers
     ]
-    return recordings or [run(modules=resolve.requested_modules(tree, requested, suffixes=suffixes))]
+    if recordings:
+        return recordings
+    modules = resolve.requested_modules(tree, requested, suffixes=suffixes)
+    return [known(lambda: run(modules=modules), modules=modules, statements=())]
 
 
 def _record_here(
@@ -112,6 +130,7 @@ def _record_here(
     requested: frozenset[str],
     distributions: dict[str, str],
     interpreter: Interpreter,
+    cache: Cache | None,
 ) -> list[Recording]:
     """Install the same versions for this machine, and record there: imports touch the same files, by other names."""
     tree = Path(scratch, "host").resolve()
@@ -124,9 +143,9 @@ def _record_here(
             f"file here with --trace-file. {error}"
         ) from error
     files = resolve.list_files(tree)
-    compiled = compile_tree(tree, files, interpreter=interpreter, jobs=options.jobs)
+    compiled = compile_tree(tree, files, interpreter=interpreter, jobs=options.jobs, cache=cache)
     elf = ElfTree(tree, {*files, *compiled.pycs})
-    return _record(options, tree, requested, interpreter.extension_suffixes, elf, interpreter)
+    return _record(options, tree, requested, interpreter.extension_suffixes, elf, interpreter, cache)
 
 
 def warnings_of(recording: Recording, dropped: Sequence[str], kept: int) -> list[str]:

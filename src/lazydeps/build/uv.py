@@ -18,8 +18,10 @@ from packaging.utils import canonicalize_name
 
 from lazydeps.errors import ConfigError, LazydepsError
 
+from . import processes
+
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Callable, Collection, Sequence
 
 _NO_WHEEL = re.compile(
     r"(?:Wheels are required for|attempted to build|Package(?=\s+`[^`]+` can't be installed because it is marked as))"
@@ -78,8 +80,13 @@ def uv_binary() -> Path:
     return Path(found)
 
 
-def install(demand: Demand, into: Path) -> Built:
+def install(demand: Demand, into: Path, *, on_line: Callable[[str], None] | None = None) -> Built:
     """Install what is wanted into a folder: wheels, and builds of what has no wheel.
+
+    Args:
+        demand: what, and for whom.
+        into: the folder.
+        on_line: called with each line that uv says, as it says it.
 
     Raises:
         ConfigError: uv is missing.
@@ -87,7 +94,7 @@ def install(demand: Demand, into: Path) -> Built:
             target: all of them are named.
     """
     with tempfile.TemporaryDirectory(prefix="lazydeps-uv-") as scratch:
-        return _Search(demand, into, Path(scratch)).run()
+        return _Search(demand, into, Path(scratch), on_line).run()
 
 
 class _Search:
@@ -97,9 +104,10 @@ class _Search:
     search goes on for what else is missing.
     """
 
-    def __init__(self, demand: Demand, into: Path, scratch: Path) -> None:
+    def __init__(self, demand: Demand, into: Path, scratch: Path, on_line: Callable[[str], None] | None) -> None:
         self._demand = demand
         self._scratch = scratch
+        self._on_line = on_line
         self._common = (*demand.here, *demand.platform, "--target", os.fspath(into))
         self._built: set[str] = set()
         self._missing: dict[str, str] = {}
@@ -138,7 +146,7 @@ class _Search:
 
     def _try(self, *wheels_only: str) -> str | None:
         """Run uv; return what it says if it fails."""
-        done = _pip(*self._common, *wheels_only, *self._again(), *self._demand.wanted)
+        done = _pip(*self._common, *wheels_only, *self._again(), *self._demand.wanted, on_line=self._on_line)
         return None if done.returncode == 0 else done.stderr
 
     def _again(self) -> tuple[str, ...]:
@@ -239,16 +247,14 @@ def explain_missing(missing: dict[str, str], target: str) -> str:
     )
 
 
-def _pip(*arguments: str, checked: bool = True) -> subprocess.CompletedProcess[str]:
+def _pip(
+    *arguments: str, checked: bool = True, on_line: Callable[[str], None] | None = None
+) -> subprocess.CompletedProcess[str]:
     # The user's UV_* variables and configuration (indexes, credentials, proxies) reach uv untouched, and no message
     # of ours repeats them. Only a trial of one name does without hashes: it has none, and nothing of it is kept.
-    environ = None if checked else {**os.environ, "UV_REQUIRE_HASHES": "0"}
-    return subprocess.run(
+    done = processes.run(
         [os.fspath(uv_binary()), "pip", "install", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        env=environ,
+        env=None if checked else {**os.environ, "UV_REQUIRE_HASHES": "0"},
+        on_line=on_line or (lambda _: None),
     )
+    return subprocess.CompletedProcess(done.args, done.returncode, "", done.stderr.decode(errors="replace"))

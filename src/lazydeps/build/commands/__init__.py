@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from lazydeps.build.console import Console
 
@@ -35,6 +36,12 @@ class NewFile(click.Path):
         if not path.absolute().parent.is_dir():
             self.fail(f"there is no folder {path.absolute().parent} to write {path.name} into.", param, ctx)
         return path
+
+
+def complete_files(ctx: click.Context, param: click.Parameter | None, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete files where a word may be a path, and need not be."""
+    del ctx, param
+    return [CompletionItem(incomplete, type="file")]
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lazydeps.build import read
-from lazydeps.build.commands import LOCK, output_options
+from lazydeps.build.commands import LOCK, complete_files, output_options
 from lazydeps.build.console import Console, mega
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ Examples:
   lazydeps lock s3://my-bucket/libs/data-science.zip --name libs
   lazydeps lock build/layer.zip --json | jq -r .ref""",
 )
-@click.argument("archive", metavar="ARCHIVE")
+@click.argument("archive", metavar="ARCHIVE", shell_complete=complete_files)
 @click.option("--name", metavar="NAME", help="Pin it under this name in the lock file, which load() reads.")
 @click.option("--lock", type=LOCK, default="lazydeps.lock", show_default=True, help="The lock file that --name writes.")
 @output_options

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazydeps._ref import Ref
-from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, output_options
+from lazydeps.build.cache import default_folder
+from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, complete_files, output_options
 from lazydeps.build.console import Advance, Console, mega
 from lazydeps.build.explain import explain
 from lazydeps.build.options import DEFAULT_LEVEL
@@ -33,7 +34,7 @@ Examples:
   lazydeps pack numpy --python 3.12,3.13 --arch x86_64,arm64 -o "numpy-{python}-{arch}.tar.zst"
   lazydeps pack                       # what [tool.lazydeps] in pyproject.toml says, into dist/""",
 )
-@click.argument("requirements", nargs=-1)
+@click.argument("requirements", nargs=-1, shell_complete=complete_files)
 @click.option(
     "-r", "--requirement", "requirement_files", type=FILE, multiple=True, help="A requirements file, or a pylock.toml."
 )
@@ -117,6 +118,10 @@ Examples:
     help="Say where a file of site-packages went, and why; patterns too.",
 )
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes and threads at a time.  [default: all cores]")
+@click.option(
+    "--cache-dir", type=PATH, help="Where compiled and compressed pieces are kept.  [default: LAZYDEPS_CACHE]"
+)
+@click.option("--no-cache", is_flag=True, help="Make everything anew and keep nothing.")
 @output_options
 def command(
     console: Console,
@@ -125,6 +130,8 @@ def command(
     python: tuple[str, ...],
     arch: tuple[str, ...],
     explained: tuple[str, ...],
+    cache_dir: Path | None,
+    no_cache: bool,
     **options: Any,
 ) -> None:
     """Build a pack from REQUIREMENTS, ready to push.
@@ -135,6 +142,9 @@ def command(
     Without anything to pack, builds the packs that the project configures in [tool.lazydeps] of its pyproject.toml,
     or in lazydeps.toml, for all their targets. What is given here wins over the file.
     """
+    if no_cache and cache_dir is not None:
+        raise click.UsageError("choose --cache-dir or --no-cache.", click.get_current_context())
+    options["cache"] = None if no_cache else cache_dir or default_folder()
     try:
         builds = _plan(out, names, split_list(python), split_list(arch), options)
     except ConfigError as error:
@@ -217,7 +227,7 @@ def _run(console: Console, options: PackOptions, explained: tuple[str, ...]) -> 
 
     observer = _Steps(console)
     with ExitStack() as stack:
-        stack.callback(observer.close)
+        stack.push(observer.close)
         result = build_pack(options, observer=observer)
     for warning in result.warnings:
         console.warn(warning)
@@ -265,16 +275,16 @@ class _Steps:
 
     def phase(self, name: str, detail: str) -> None:
         self.close()
-        self._step = self._console.step(f"{_WORDS.get(name, name)} {detail}")
+        self._step = self._console.step(f"{_WORDS.get(name, name)} {detail}", unit="bytes" if name == "write" else "")
         self._advance = self._step.__enter__()
 
-    def progress(self, done: int, total: int) -> None:
-        self._advance(done, total)
+    def progress(self, done: int, total: int, item: str = "") -> None:
+        self._advance(done, total, item)
 
-    def close(self) -> None:
+    def close(self, *error: Any) -> None:
         step, self._step = self._step, None
         if step is not None:
-            step.__exit__(None, None, None)
+            step.__exit__(*(error or (None, None, None)))
 
 
 def _pack_facts(result: PackResult) -> dict[str, Any]:
@@ -301,5 +311,6 @@ def _pack_facts(result: PackResult) -> dict[str, Any]:
         "failed_imports": result.failed_imports,
         "without_bytecode": list(result.without_bytecode),
         "seconds": result.seconds,
+        "cache": None if result.cache is None else asdict(result.cache),
         "warnings": list(result.warnings),
     }

@@ -82,7 +82,7 @@ def command(console: Console, words: tuple[str, ...], lock: Path, *, dry_run: bo
     done = []
     for plan in plans:
         try:
-            with console.step(f"Pushing {plan.path.name} to {destination}", of_bytes=True) as advance:
+            with console.step(f"Pushing {plan.path.name} to {destination}", unit="bytes") as advance:
                 done.append(push.send(plan, client=client, options=asked, on_progress=advance))
         except KeyboardInterrupt as error:
             kept = getattr(error, "kept", 0)
