@@ -22,9 +22,9 @@ from botocore.parsers import ResponseParserError
 from lazydeps._ref import Ref
 from lazydeps.errors import ConfigError, LazydepsError
 
-from . import lockfile, read, resolve
+from . import lockfile, read, uv
 from .interpreters import find_interpreter
-from .push import _split
+from .s3 import Destination
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -166,8 +166,8 @@ def packs_for(lock: lockfile.Lock | None, python: str, arch: str) -> dict[str, l
 
 def _tools(found: Examination) -> None:
     try:
-        uv = resolve.uv_binary()
-        done = subprocess.run([os.fspath(uv), "--version"], capture_output=True, text=True, timeout=30, check=True)
+        binary = uv.uv_binary()
+        done = subprocess.run([os.fspath(binary), "--version"], capture_output=True, text=True, timeout=30, check=True)
         found.ok("uv", f"{done.stdout.strip()} resolves and installs.")
     except (ConfigError, OSError, subprocess.SubprocessError) as error:
         found.add("uv", "failure", f"{one_line(error)}.", "pip install 'lazydeps[build]'")
@@ -245,7 +245,8 @@ def _credentials(found: Examination) -> None:
 
 def _destination(found: Examination, destination: str) -> None:
     try:
-        bucket, prefix = _split(destination)
+        place = Destination.parse(destination)
+        bucket, prefix = place.bucket, place.prefix
     except ConfigError as error:
         found.add("bucket", "failure", str(error), "Give s3://BUCKET/PREFIX/.")
         return

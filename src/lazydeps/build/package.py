@@ -16,16 +16,16 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
+from lazydeps import _lockfile
 from lazydeps.errors import ConfigError, LazydepsError
 
-from . import lockfile, resolve, runtime_tree, zip_file
+from . import lockfile, resolve, runtime_tree, slim, zip_file
 from .bytecode import compile_tree
 from .handler_code import Handler, check_handler, choose, early_imports, find_handler
 from .inputs import fill
 from .interpreters import require_interpreter
 from .layer import check_target
 from .options import PackOptions
-from .slim import slim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -150,7 +150,7 @@ def build_package(options: PackageOptions, *, dry_run: bool = False) -> Package:
             shutil.copyfile(source, target)
             target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
         if lock is not None:
-            shutil.copyfile(lock, tree / lockfile.NAME)
+            shutil.copyfile(lock, tree / _lockfile.NAME)
         compiled = compile_tree(tree, resolve.list_files(tree), interpreter=interpreter)
         warnings += [
             f"{name} is no Python {python}: it has no bytecode." for name in compiled.failed if name in code.files
@@ -224,7 +224,7 @@ def _lock_file(options: PackageOptions) -> Path | None:
         if not options.lock.is_file():
             raise ConfigError(f"there is no lock file {options.lock}. `lazydeps push --name NAME` writes one.")
         return options.lock
-    usual = options.folder / lockfile.NAME
+    usual = options.folder / _lockfile.NAME
     return usual if usual.is_file() else None
 
 
@@ -256,7 +256,8 @@ def _install_light(
         tree.mkdir()
         return ()
     warnings = fill(wanted, tree, interpreter).warnings
-    slim(tree, wanted)
+    files = resolve.list_files(tree)
+    slim.slim(tree, files, slim.plan(tree, files, wanted), needed=(), options=wanted, cache_tag=interpreter.cache_tag)
     resolve.check_abi(resolve.list_files(tree), python=python, arch=arch, what="the light dependencies")
     return warnings
 

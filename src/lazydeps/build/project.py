@@ -11,6 +11,7 @@ import tomllib
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any
 
+from lazydeps import _lockfile
 from lazydeps.errors import ConfigError
 
 from .options import DEFAULT_LEVEL, PackOptions, Sources
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 FILE = "lazydeps.toml"
 """Beside a ``pyproject.toml`` with ``[tool.lazydeps]``, this is the one that is read."""
-LOCK = "lazydeps.lock"
 INPUTS = ("requirements", "requirement_files", "groups", "extras", "locked", "wheels", "from_dir", "from_archive")
 """Fields that say what goes into a pack; one that has none of them gets the project's own dependencies."""
 
@@ -144,7 +144,7 @@ def read_project(file: Path) -> Project:
         reader = _Reader(file, "", document)
     python, arch = reader.words("python"), reader.words("arch")
     destination, handler = reader.word("destination"), reader.word("handler")
-    lock = reader.path("lock") or file.parent / LOCK
+    lock = reader.path("lock") or file.parent / _lockfile.NAME
     packs = reader.table("packs")
     package = reader.table("package")
     reader.close()

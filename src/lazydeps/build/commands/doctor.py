@@ -41,15 +41,16 @@ def command(console: Console, project: Path, **options: Any) -> int:
 
     Writes nothing, unless --write-test is given. Ends with 1 if a check failed.
     """
+    from lazydeps import _lockfile
     from lazydeps.build.doctor import Check, DoctorOptions, examine
-    from lazydeps.build.project import LOCK, find_project
+    from lazydeps.build.project import find_project
 
     found = find_project(project)
     if found is not None:
         options["destination"] = options["destination"] or found.destination
         pythons = {python for pack in found.packs.values() for python in pack.python}
         options["pythons"] = options["pythons"] or tuple(sorted(pythons))
-    lock = found.lock if found is not None else project / LOCK
+    lock = found.lock if found is not None else project / _lockfile.NAME
     options["lock"] = options["lock"] or (lock if lock.is_file() else None)
     options["pythons"] = options["pythons"] or (f"{sys.version_info[0]}.{sys.version_info[1]}",)
 
