@@ -117,7 +117,8 @@ class _Search:
     def run(self) -> Built:
         """Install, and say what was built."""
         wheels_only: Sequence[str] = _WHEELS
-        while (said := self._try(*wheels_only)) is not None:
+        while (done := self._install(wheels_only)).returncode != 0:
+            said = done.stderr
             if self._note_unfit(said):
                 continue
             blocked = self._without_wheels(said) - self._built
@@ -140,14 +141,16 @@ class _Search:
             names = sorted(self._planned.keys() - self._built)
             wheels_only = [part for name in names for part in ("--only-binary", name)]
         if self._missing:
+            self._planned = planned(done.stderr)
+            if self._demand.foreign:
+                self._note_unbuildable(self._placed() - self._built)  # a dry run may know them without building them
             raise self._failure("")
         placed = self._placed() & self._built
         return Built(frozenset(self._built - placed), frozenset(placed))
 
-    def _try(self, *wheels_only: str) -> str | None:
-        """Run uv; return what it says if it fails."""
-        done = _pip(*self._common, *wheels_only, *self._again(), *self._demand.wanted, on_line=self._on_line)
-        return None if done.returncode == 0 else done.stderr
+    def _install(self, wheels_only: Sequence[str]) -> subprocess.CompletedProcess[str]:
+        wanted = (*self._common, *wheels_only, *self._again(), *self._demand.wanted)
+        return _pip(*wanted, on_line=self._on_line)
 
     def _again(self) -> tuple[str, ...]:
         if not self._missing:
