@@ -187,7 +187,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
 
         needed = slim.needed_files(trace.order, planned, files, elf=elf, cache_tag=interpreter.cache_tag)
         late = [path for path in planned.removable if path in needed]
-        compile_tree(tree, late, interpreter=interpreter, optimize=options.optimize, jobs=options.jobs)
+        mended = compile_tree(tree, late, interpreter=interpreter, optimize=options.optimize, jobs=options.jobs)
         slimmed = slim.slim(
             tree,
             resolve.list_files(tree),
@@ -242,7 +242,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         trace=trace,
         trace_dropped=fitted.dropped,
         failed_imports=dict(recording.failed),
-        without_bytecode=compiled.failed,
+        without_bytecode=tuple(sorted({*compiled.failed, *mended.failed})),
         slimmed=slimmed,
         inventory=inventory,
         seconds=clock.seconds,
