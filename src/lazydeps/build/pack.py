@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 from . import resolve, tracing
 from .bytecode import compile_tree
 from .elf import ElfTree
-from .inputs import fill
+from .inputs import describe, fill
 from .interpreters import require_interpreter
 from .options import PackOptions, check_options
 from .sets import arrange
@@ -116,14 +116,17 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
     clock = _Clock(observer or SilentObserver())
     with tempfile.TemporaryDirectory(prefix="lazydeps-pack-", ignore_cleanup_errors=True) as scratch:
         tree = Path(scratch, "tree").resolve()
-        clock.phase("install", _what(options))
+        clock.phase("install", describe(options))
         filled = fill(options, tree, interpreter)
         warnings = list(filled.warnings)
         slim(tree, options)
         distributions = resolve.list_distributions(tree)
         files = resolve.list_files(tree)
         resolve.check_abi(
-            files, python=options.python, arch=options.arch, what=str(options.from_dir or "what uv installed")
+            files,
+            python=options.python,
+            arch=options.arch,
+            what=str(options.from_dir or options.from_archive or "what uv installed"),
         )
 
         clock.phase("compile", f"bytecode for Python {options.python}")
@@ -181,9 +184,3 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         seconds=clock.seconds,
         warnings=tuple(warnings),
     )
-
-
-def _what(options: PackOptions) -> str:
-    if options.from_dir is not None:
-        return str(options.from_dir)
-    return " ".join([*options.requirements, *(f"-r {file}" for file in options.requirement_files)])

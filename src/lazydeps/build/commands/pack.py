@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     from lazydeps.build.targets import Build
 
 
+BUCKET = "s3://BUCKET/PREFIX/"
+"""Where a pack is pushed, as far as nobody has said."""
+
+
 @click.command(
     "pack",
     epilog="""\b
@@ -132,7 +136,7 @@ def command(
     if console.result(facts):
         return
     _show(console, facts)
-    console.line(f"\nNext: lazydeps push {builds[0].options.out} s3://BUCKET/PREFIX/")
+    console.line(f"\nNext: lazydeps push {_shown(facts['path'])} {builds[0].destination or BUCKET}")
 
 
 _INPUTS = ("requirements", "requirement_files", "project", "groups", "extras", "locked", "wheels", "from_dir")
@@ -167,11 +171,13 @@ def _run_all(console: Console, builds: list[Build]) -> None:
     """Build several packs one after another; those that fail do not stop the others."""
     packs: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
+    destination: str | None = None
     for number, build in enumerate(builds, 1):
         console.note(f"[{number}/{len(builds)}] {build.shown}")
         try:
             _make_folders([build])
             packs.append({"name": build.name, **_run(console, build.options)})
+            destination = destination or build.destination
         except (LazydepsError, OSError) as error:
             facts = error.facts() if isinstance(error, LazydepsError) else {}
             told = {"type": type(error).__name__, "message": str(error), **facts}
@@ -185,7 +191,7 @@ def _run_all(console: Console, builds: list[Build]) -> None:
             name = f"{entry['name']}, " if entry["name"] else ""
             console.line(f"FAILED: {name}Python {entry['python']} on {entry['arch']}: {words}")
         if packs:
-            console.line(f"\nNext: lazydeps push {packs[0]['path']} s3://BUCKET/PREFIX/, and so for each")
+            console.line(f"\nNext: lazydeps push {_shown(packs[0]['path'])} {destination or BUCKET}, and so for each")
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -208,9 +214,14 @@ def _run(console: Console, options: PackOptions) -> dict[str, Any]:
     return _pack_facts(result)
 
 
+def _shown(path: str) -> str:
+    """Return a path as somebody in this folder would call it."""
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
+
+
 def _summary(facts: dict[str, Any]) -> str:
     return (
-        f"{facts['path']}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
+        f"{_shown(facts['path'])}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
         f"for Python {facts['python']} on {facts['arch']}"
     )
 
