@@ -102,6 +102,19 @@ def fill_like(
     resolve.normalise(tree, drop_scripts=True)
 
 
+def describe(options: PackOptions) -> str:
+    """Return in words what is installed, as on the command line."""
+    if is_adopted(options):
+        return str(options.from_dir or options.from_archive)
+    words = [*options.requirements, *(f"-r {file}" for file in options.requirement_files)]
+    words += [f"--group {name}" for name in options.groups] + [f"--extra {name}" for name in options.extras]
+    if options.project is not None and (options.extras or not options.groups):
+        words.append("the project's dependencies")
+    if options.wheels is not None:
+        words.append(f"--wheels {options.wheels}")
+    return " ".join(words) + (" as uv.lock has them" if options.locked else "")
+
+
 def is_adopted(options: PackOptions) -> bool:
     """Tell whether the packages are installed already: in a folder, or in an archive."""
     return options.from_dir is not None or options.from_archive is not None

@@ -18,7 +18,7 @@ from .cache import Cache, size_limit
 from .collect import read_traces
 from .elf import ElfTree
 from .explain import Inventory
-from .inputs import fill
+from .inputs import describe, fill
 from .interpreters import require_interpreter
 from .options import PackOptions, check_options
 from .sets import arrange, boot_files
@@ -140,13 +140,16 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
                 tempfile.TemporaryDirectory(prefix="lazydeps-pack-", ignore_cleanup_errors=True)
             )
         tree = Path(scratch, "tree").resolve()
-        clock.phase("install", _what(options))
+        clock.phase("install", describe(options))
         filled = fill(options, tree, interpreter, on_line=lambda line: clock.observer.progress(0, 0, line))
         warnings = list(filled.warnings)
         distributions = resolve.list_distributions(tree)
         files = resolve.list_files(tree)
         resolve.check_abi(
-            files, python=options.python, arch=options.arch, what=str(options.from_dir or "what uv installed")
+            files,
+            python=options.python,
+            arch=options.arch,
+            what=str(options.from_dir or options.from_archive or "what uv installed"),
         )
 
         planned = slim.plan(tree, files, options)
@@ -249,9 +252,3 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         warnings=tuple(warnings),
         cache=None if cache is None else cache.used,
     )
-
-
-def _what(options: PackOptions) -> str:
-    if options.from_dir is not None:
-        return str(options.from_dir)
-    return " ".join([*options.requirements, *(f"-r {file}" for file in options.requirement_files)])

@@ -35,6 +35,8 @@ class Build:
     name: str | None
     """What the project calls it; None if it was described on the command line."""
     options: PackOptions
+    destination: str | None = None
+    """Where the project says that it is pushed."""
 
     @property
     def shown(self) -> str:
@@ -124,7 +126,8 @@ def plan_project(
                 if pattern
                 else folder / _file_name(spec.name, version, machine)
             )
-            builds.append(Build(spec.name, options_for(spec, python=version, arch=machine, out=path, flags=flags)))
+            options = options_for(spec, python=version, arch=machine, out=path, flags=flags)
+            builds.append(Build(spec.name, options, spec.destination))
     return _checked(builds)
 
 
@@ -191,5 +194,5 @@ def _checked(builds: list[Build]) -> list[Build]:
                     "for each with {python} and {arch}" + (" and {name}." if build.name else ".")
                 )
             written[path] = build
-        checked.append(Build(build.name, options))
+        checked.append(replace(build, options=options))
     return checked

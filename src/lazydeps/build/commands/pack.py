@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from lazydeps.build.targets import Build
 
 
+BUCKET = "s3://BUCKET/PREFIX/"
+"""Where a pack is pushed, as far as nobody has said."""
+
+
 @click.command(
     "pack",
     epilog="""\b
@@ -157,7 +161,7 @@ def command(
     if console.result(facts):
         return
     _show(console, facts)
-    console.line(f"\nNext: lazydeps push {builds[0].options.out} s3://BUCKET/PREFIX/")
+    console.line(f"\nNext: lazydeps push {_shown(facts['path'])} {builds[0].destination or BUCKET}")
 
 
 _INPUTS = ("requirements", "requirement_files", "project", "groups", "extras", "locked", "wheels", "from_dir")
@@ -192,11 +196,13 @@ def _run_all(console: Console, builds: list[Build], explained: tuple[str, ...]) 
     """Build several packs one after another; those that fail do not stop the others."""
     packs: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
+    destination: str | None = None
     for number, build in enumerate(builds, 1):
         console.note(f"[{number}/{len(builds)}] {build.shown}")
         try:
             _make_folders([build])
             packs.append({"name": build.name, **_run(console, build.options, explained)})
+            destination = destination or build.destination
         except (LazydepsError, OSError) as error:
             facts = error.facts() if isinstance(error, LazydepsError) else {}
             told = {"type": type(error).__name__, "message": str(error), **facts}
@@ -211,7 +217,7 @@ def _run_all(console: Console, builds: list[Build], explained: tuple[str, ...]) 
             name = f"{entry['name']}, " if entry["name"] else ""
             console.line(f"FAILED: {name}Python {entry['python']} on {entry['arch']}: {words}")
         if packs:
-            console.line(f"\nNext: lazydeps push {packs[0]['path']} s3://BUCKET/PREFIX/, and so for each")
+            console.line(f"\nNext: lazydeps push {_shown(packs[0]['path'])} {destination or BUCKET}, and so for each")
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -239,9 +245,14 @@ def _run(console: Console, options: PackOptions, explained: tuple[str, ...]) -> 
     return facts
 
 
+def _shown(path: str) -> str:
+    """Return a path as somebody in this folder would call it."""
+    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
+
+
 def _summary(facts: dict[str, Any]) -> str:
     return (
-        f"{facts['path']}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
+        f"{_shown(facts['path'])}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
         f"for Python {facts['python']} on {facts['arch']}"
     )
 
