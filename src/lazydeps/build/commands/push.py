@@ -31,7 +31,7 @@ def command(console: Console, pack: Path, destination: str) -> None:
     """
     from lazydeps.build.push import push as upload
 
-    with console.step(f"Pushing {pack.name} to {destination}") as advance:
+    with console.step(f"Pushing {pack.name} to {destination}", unit="bytes") as advance:
         done = upload(pack, destination, on_progress=advance)
     if console.result(asdict(done)):
         return
