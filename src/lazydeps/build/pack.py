@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 PATCH_STDLIB = frozenset({"eventlet", "gevent"})
 """Distributions that replace parts of the standard library and want to do so before others import it."""
-PHASES = ("install", "compile", "trace", "write")
+PHASES = ("install", "compile", "trace", "write", "clean")
 """The phases that an observer is told about, in order."""
 
 
@@ -193,7 +193,8 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             cache=cache,
             on_progress=clock.observer.progress,
         )
-        clock.stop()
+        clock.phase("clean", "temporary files")
+    clock.stop()
     if cache is not None:
         cache.trim(limit)
         warnings += cache.warnings

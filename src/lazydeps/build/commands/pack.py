@@ -124,7 +124,13 @@ def command(console: Console, out: Path, cache_dir: Path | None, no_cache: bool,
     console.line(f"\nNext: lazydeps push {out} s3://BUCKET/PREFIX/")
 
 
-_WORDS = {"install": "Installing", "compile": "Compiling", "trace": "Recording", "write": "Compressing"}
+_WORDS = {
+    "install": "Installing",
+    "compile": "Compiling",
+    "trace": "Recording",
+    "write": "Compressing",
+    "clean": "Removing",
+}
 
 
 class _Steps:
