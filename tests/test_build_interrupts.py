@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,8 @@ import pytest
 from support_command import COMMAND, command_environ, lazydeps_json
 
 from lazydeps.build import interrupts, processes
+from lazydeps.build.bytecode import compile_tree
+from lazydeps.build.interpreters import require_interpreter
 from lazydeps.build.interrupts import Interrupted
 
 if TYPE_CHECKING:
@@ -236,6 +239,27 @@ def test_a_held_signal_comes_afterwards() -> None:
     assert steps == ["a", "b"]
     assert caught.value.exit_code == 143
     assert before == signal.SIG_DFL
+
+
+def test_compilers_in_threads_end_with_the_build(tmp_path: Path) -> None:
+    """An interrupted build does not wait for the compilers that its threads run, and they do not finish their work."""
+    begun, finished = tmp_path / "begun", tmp_path / "finished"
+    slow = tmp_path / "python"
+    slow.write_text(f"#!/bin/sh\ntouch {begun}\nsleep 30\ntouch {finished}\n")
+    slow.chmod(0o755)
+    (tmp_path / "mod.py").write_text("")
+
+    def interrupt() -> None:
+        while not begun.exists():
+            time.sleep(0.01)
+        os.kill(os.getpid(), signal.SIGINT)
+
+    sender = threading.Thread(target=interrupt)
+    sender.start()
+    with pytest.raises(KeyboardInterrupt):
+        compile_tree(tmp_path, ["mod.py"], interpreter=require_interpreter("3.13")._replace(path=slow))
+    sender.join()
+    assert not finished.exists()
 
 
 def test_a_program_that_takes_too_long_is_ended_with_its_children(tmp_path: Path) -> None:

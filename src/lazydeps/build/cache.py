@@ -67,8 +67,12 @@ def default_folder(environ: Mapping[str, str] = os.environ) -> Path | None:
     if chosen := environ.get("LAZYDEPS_CACHE"):
         return None if chosen == "0" else Path(chosen)
     base = environ.get("XDG_CACHE_HOME", "")
-    # The XDG base directory specification: a relative path is to be ignored.
-    return Path(base if base.startswith("/") else Path(environ.get("HOME") or Path.home(), ".cache"), "lazydeps")
+    if base.startswith("/"):  # the XDG base directory specification: a relative path is to be ignored
+        return Path(base, "lazydeps")
+    try:
+        return Path(environ.get("HOME") or Path.home(), ".cache", "lazydeps")
+    except RuntimeError:
+        return None  # a user without a home, as some containers have
 
 
 def size_limit(environ: Mapping[str, str] = os.environ) -> int:

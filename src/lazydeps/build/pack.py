@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
 PATCH_STDLIB = frozenset({"eventlet", "gevent"})
 """Distributions that replace parts of the standard library and want to do so before others import it."""
-PHASES = ("install", "compile", "trace", "write")
+PHASES = ("install", "compile", "trace", "write", "clean")
 """The phases that an observer is told about, in order."""
 
 
@@ -226,7 +226,6 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             cache=cache,
             on_progress=clock.observer.progress,
         )
-        clock.stop()
         inventory = Inventory(
             owners=planned.owners,
             sets={member.path: member.set for member in members},
@@ -235,6 +234,8 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             boot=boot_files(trace.order, frozenset(files), elf, interpreter.cache_tag),
             cache_tag=interpreter.cache_tag,
         )
+        clock.phase("clean", "temporary files")
+    clock.stop()
     if cache is not None:
         cache.trim(limit)
         warnings += cache.warnings

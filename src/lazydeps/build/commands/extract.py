@@ -35,7 +35,7 @@ def command(console: Console, pack: str, out: Path) -> None:
             f"{ref.shown} is not pinned. Use the reference that `lazydeps inspect` prints, "
             "or set LAZYDEPS_ALLOW_UNPINNED=1."
         )
-    with console.step(f"Extracting {ref.shown}") as advance, read.open_pack(ref) as opened:
+    with console.step(f"Extracting {ref.shown}", unit="bytes") as advance, read.open_pack(ref) as opened:
         files = read.extract(opened, out, on_progress=advance)
         facts = {"ref": opened.ref.shown, "path": str(out.absolute()), "files": files}
     if not console.result(facts):

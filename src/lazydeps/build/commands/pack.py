@@ -273,7 +273,13 @@ def _show_explained(console: Console, facts: dict[str, Any]) -> None:
         console.line(f"\n{answer['path']}\n  {place}{answer['why']}")
 
 
-_WORDS = {"install": "Installing", "compile": "Compiling", "trace": "Recording", "write": "Compressing"}
+_WORDS = {
+    "install": "Installing",
+    "compile": "Compiling",
+    "trace": "Recording",
+    "write": "Compressing",
+    "clean": "Removing",
+}
 
 
 class _Steps:

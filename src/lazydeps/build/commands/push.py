@@ -10,7 +10,6 @@ import click
 
 from lazydeps.build.commands import LOCK, output_options
 from lazydeps.build.console import Console, mega
-from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
     from lazydeps.build.push import Plan, Pushed
@@ -127,13 +126,19 @@ def _split(words: tuple[str, ...]) -> tuple[list[Path], str]:
         )
     for path in first:
         if not Path(path).is_file():
-            raise ConfigError(f"there is no pack at {path}: `lazydeps pack REQUIREMENTS -o {path}` builds one.")
+            raise click.UsageError(
+                f"there is no pack at {path}: `lazydeps pack REQUIREMENTS -o {path}` builds one.",
+                click.get_current_context(),
+            )
     return [Path(path) for path in first], destination
 
 
 def default_destination() -> str | None:
-    """Return where a configured project pushes to; None outside one. `build/project.py` will say."""
-    return None
+    """Return where the configured project pushes to; None outside one."""
+    from lazydeps.build.project import find_project
+
+    project = find_project(Path.cwd())
+    return None if project is None else project.destination
 
 
 def _say_what_would_be(

@@ -24,7 +24,7 @@ def command(console: Console, pack: str) -> None:
     Without a pin this finds damage, not a pack that somebody replaced whole.
     """
     ref = read.as_ref(pack)
-    with console.step(f"Verifying {ref.shown}") as advance, read.open_pack(ref) as opened:
+    with console.step(f"Verifying {ref.shown}", unit="bytes") as advance, read.open_pack(ref) as opened:
         frames = read.verify(opened, on_progress=advance)
         size = opened.size
         facts = {"ref": opened.ref.shown, "pinned": ref.root is not None, "frames": frames, "size": size}
