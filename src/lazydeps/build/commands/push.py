@@ -10,7 +10,6 @@ import click
 
 from lazydeps.build.commands import LOCK, output_options
 from lazydeps.build.console import Console, mega
-from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
     from lazydeps.build.push import Plan, Pushed
@@ -127,7 +126,10 @@ def _split(words: tuple[str, ...]) -> tuple[list[Path], str]:
         )
     for path in first:
         if not Path(path).is_file():
-            raise ConfigError(f"there is no pack at {path}: `lazydeps pack REQUIREMENTS -o {path}` builds one.")
+            raise click.UsageError(
+                f"there is no pack at {path}: `lazydeps pack REQUIREMENTS -o {path}` builds one.",
+                click.get_current_context(),
+            )
     return [Path(path) for path in first], destination
 
 
