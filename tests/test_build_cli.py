@@ -21,6 +21,7 @@ from support_packs import ARCH, pack_tree, write_tree
 
 from lazydeps._ref import Ref
 from lazydeps.build import read
+from lazydeps.build.cli import COMMANDS
 from lazydeps.errors import IntegrityError, PackFormatError
 
 if TYPE_CHECKING:
@@ -355,7 +356,8 @@ def test_a_program_whose_import_is_in_no_pack(small: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["pack", "push", "inspect", "verify", "extract", "lock", "run", "cache", "completion"]
+    "command",
+    COMMANDS,
 )
 def test_help_has_examples(command: str) -> None:
     """Each command's help ends with examples of itself, laid out as they are typed."""
@@ -369,7 +371,7 @@ def test_help_has_examples(command: str) -> None:
 def test_help_and_version() -> None:
     """The command names its subcommands, and its version."""
     text = lazydeps("--help").stdout
-    for command in ("pack", "push", "inspect", "verify", "extract", "lock", "run", "cache", "completion"):
+    for command in COMMANDS:
         assert re.search(rf"^  {command} +\w", text, re.MULTILINE)
     assert re.fullmatch(r"lazydeps, version \d\S*\n", lazydeps("--version").stdout)
 

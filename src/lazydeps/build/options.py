@@ -161,6 +161,8 @@ def _check_inputs(options: PackOptions) -> PackOptions:
         ("--from-archive", "an archive of installed packages stands alone: extract it, install the rest, --from-dir"),
     ):
         others = [name for name in named if name != alone]
+        if options.trace_handlers and not (options.groups or options.extras or options.locked):
+            others = [name for name in others if name != "--project"]  # it says where the handler is
         if alone in named and others:
             raise ConfigError(f"{alone} cannot be combined with {', '.join(others)}; {why}.")
     if any(map(is_pylock, options.requirement_files)) and (len(named) > 1 or len(options.requirement_files) > 1):
@@ -181,7 +183,7 @@ def _check_inputs(options: PackOptions) -> PackOptions:
         options = replace(options, project=here)
     if options.wheels is not None and not options.wheels.is_dir():
         raise ConfigError(f"--wheels wants a folder of wheels, and {options.wheels} is none.")
-    if options.project is not None:
+    if options.project is not None and options.from_dir is None and options.from_archive is None:
         read_dependencies(options.project, groups=options.groups, extras=options.extras)
     return options
 

@@ -67,13 +67,13 @@ def command(
 
     Exit code 1: something that should have been removed could not be.
     """
-    from lazydeps.build import published, s3
-
     context = click.get_current_context()
     if bool(locks) == no_lock:
         raise click.UsageError(
             "say which packs are in use: --lock FILE for each lock file, or --no-lock where there is none.", context
         )
+    from lazydeps.build import published, s3
+
     client = s3.new_client()
     found = published.locks_of(locks)
     with console.step(f"Looking at {destination}"):

@@ -38,7 +38,6 @@ def command(
     starts from it as soon as it is deployed with the changed lock file.
     """
     from lazydeps.build import lockfile
-    from lazydeps.build.published import check_there
 
     with lockfile.changing(lock):
         before = lockfile.read(lock)
@@ -49,6 +48,8 @@ def command(
             for target in chosen
             if before.entry(name, target) != after.entry(name, target)
         }
+        from lazydeps.build.published import check_there  # which takes boto3, and longer than all before
+
         for _, entry in moved.values():
             with console.step(f"Looking for {entry.digest[:12]}"):
                 check_there(entry.ref)
