@@ -132,15 +132,17 @@ def _show(console: Console, plan: Plan) -> None:
     console.line(f"{'ephemeral_storage to set':24} {plan.ephemeral_storage:>9,} MB")
     if plan.estimates:
         console.line("\nExpected start, seconds: an estimate, on a core as fast as this machine's")
-        console.line(f"{'memory':>8} {'lazydeps':>9} {'range':>13} {'no loan':>9} {'zip+pyc':>9} {'plain zip':>10}")
+        ways = f" {'zip+pyc':>9} {'plain zip':>10}" if plan.verdict in ("optional", "not needed") else ""
+        console.line(f"{'memory':>8} {'lazydeps':>9} {'range':>13} {'no loan':>9}{ways}")
         for entry in plan.estimates:
+            both = f" {entry.zip_bytecode:>9.2f} {entry.zip_plain:>10.2f}"
             mark = " ←" if entry.memory == plan.memory_size else ""
             console.line(
                 f"{entry.memory:>5} MB {entry.expected:>9.2f} {f'{entry.low:.2f} - {entry.high:.2f}':>13} "
-                f"{entry.unlent:>9.2f} {entry.zip_bytecode:>9.2f} {entry.zip_plain:>10.2f}{mark}"
+                f"{entry.unlent:>9.2f}{both if ways else ''}{mark}"
             )
-        console.line("Range: from 3 Gbit/s, the burst, to 75 MiB/s. Lambda is taken to lend an init one")
-        console.line('vCPU at least; "no loan" is without it. Its own start of the sandbox is not in it.')
+        console.line("Range: from 3 Gbit/s, the burst, to 75 MiB/s. Lambda is taken to lend an init")
+        console.line('one vCPU at least; "no loan" is without. Its start of the sandbox is not in it.')
 
 
 def _verdict(plan: Plan) -> list[str]:
