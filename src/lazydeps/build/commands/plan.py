@@ -167,10 +167,8 @@ def _verdict(plan: Plan) -> list[str]:
             lines.append(f"{chosen.expected:.2f} s with lazydeps; Lambda's own fetching of the zip is not counted.")
     else:
         lines.append("That is too much: the heavy part goes into a pack.")
-    lines.append(
-        f"Proposed: zip file {mega(plan.zip_unpacked)} unzipped; pack {mega(plan.pack_size)}, of which a start "
-        f"fetches {mega(plan.pack_start)}."
-    )
+    lines.append(f"Proposed: a zip file of {mega(plan.zip_unpacked)} unzipped, and a pack of {mega(plan.pack_size)},")
+    lines.append(f"of which a start fetches {mega(plan.pack_start)}.")
     return lines
 
 
