@@ -354,7 +354,10 @@ def test_a_program_whose_import_is_in_no_pack(small: dict[str, Any]) -> None:
 # -- usage and failures
 
 
-@pytest.mark.parametrize("command", ["pack", "push", "inspect", "verify", "extract", "lock", "run"])
+@pytest.mark.parametrize(
+    "command",
+    ["pack", "push", "list", "diff", "rollback", "prune", "inspect", "verify", "extract", "lock", "run"],
+)
 def test_help_has_examples(command: str) -> None:
     """Each command's help ends with examples of itself, laid out as they are typed."""
     text = lazydeps(command, "--help").stdout
@@ -367,7 +370,7 @@ def test_help_has_examples(command: str) -> None:
 def test_help_and_version() -> None:
     """The command names its subcommands, and its version."""
     text = lazydeps("--help").stdout
-    for command in ("pack", "push", "inspect", "verify", "extract", "lock", "run"):
+    for command in ("pack", "push", "list", "diff", "rollback", "prune", "inspect", "verify", "extract", "lock", "run"):
         assert re.search(rf"^  {command} +\w", text, re.MULTILINE)
     assert re.fullmatch(r"lazydeps, version \d\S*\n", lazydeps("--version").stdout)
 
@@ -386,7 +389,7 @@ def test_help_and_version() -> None:
         (["pack", "six", "-o", "."], "is a directory"),
         (["pack", "six", "-o", "p", "--save-trace", "nowhere/t.json"], "there is no folder"),
         (["pack", "-o", "p"], "nothing to pack"),
-        (["pack", "six", "--from-dir", ".", "-o", "p"], "not both"),
+        (["pack", "six", "--from-dir", ".", "-o", "p"], "cannot be combined with"),
         (["pack", "six", "-o", "p", "--python", "3.9"], "from 3.11 on"),
         (["pack", "six", "-o", "p", "--arch", "riscv64"], "x86_64 or arm64"),
         (["push", "nowhere.tar.zst", "s3://b/"], "nowhere.tar.zst"),

@@ -83,7 +83,7 @@ def test_pinning() -> None:
     other = pin(lock, "science", target_key("3.13", "x86_64"), entry(1))
     assert sizes(other) == sizes(lock)
     assert sizes(other, "python3.13-x86_64") == [1]
-    with pytest.raises(ConfigError, match="'a b' is no name for a pack: expected letters"):
+    with pytest.raises(ConfigError, match="'a b' is no name for a pack: expected ASCII letters, digits, dots, - and _"):
         pin(lock, "a b", ARM, entry(1))
 
 

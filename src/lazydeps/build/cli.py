@@ -18,7 +18,24 @@ from lazydeps.errors import LazydepsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("pack", "push", "inspect", "verify", "extract", "run", "lock", "layer", "package", "plan", "doctor", "gc")
+COMMANDS = (
+    "pack",
+    "push",
+    "list",
+    "diff",
+    "rollback",
+    "prune",
+    "inspect",
+    "verify",
+    "extract",
+    "run",
+    "lock",
+    "layer",
+    "package",
+    "plan",
+    "doctor",
+    "gc",
+)
 """In the order in which the help lists them. Each is a file of `build/commands`."""
 
 

@@ -11,7 +11,15 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rich.console import Console as RichConsole
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TransferSpeedColumn,
+)
 from rich.table import Table
 
 if TYPE_CHECKING:
@@ -41,8 +49,13 @@ class Console:
         self._err = RichConsole(stderr=True, highlight=False, soft_wrap=True)
 
     @contextmanager
-    def step(self, words: str) -> Iterator[Advance]:
-        """Show a step that takes time; yields a function that moves its bar."""
+    def step(self, words: str, *, of_bytes: bool = False) -> Iterator[Advance]:
+        """Show a step that takes time; yields a function that moves its bar.
+
+        Args:
+            words: what is done.
+            of_bytes: whether (done, total) are bytes that travel, shown as such and with their rate.
+        """
         if self._quiet:
             yield _ignore
             return
@@ -55,6 +68,7 @@ class Console:
             TextColumn("{task.description}"),
             BarColumn(),
             TextColumn("{task.percentage:>3.0f}%"),
+            *((DownloadColumn(), TransferSpeedColumn()) if of_bytes else ()),
             TimeElapsedColumn(),
         )
         with Progress(*columns, console=self._err, transient=True) as progress:

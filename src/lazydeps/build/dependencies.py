@@ -18,7 +18,7 @@ from packaging.utils import canonicalize_name
 
 from lazydeps.errors import ConfigError, LazydepsError
 
-from .resolve import uv_binary
+from .uv import uv_binary
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Mapping, Sequence

@@ -15,12 +15,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazydeps import _lockfile
-from lazydeps._lockfile import NAME, VERSION
+from lazydeps._lockfile import VERSION
 from lazydeps._ref import Ref
 from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
 KEPT = 10
 """How many packs that went before are remembered for each name and target."""
@@ -80,6 +80,14 @@ class Lock:
         return frozenset(one.ref for entry in entries for one in (entry, *entry.previous))
 
 
+def check_name(name: str) -> None:
+    """Raise ConfigError unless a pack can have this name."""
+    if not _lockfile.is_name(name):
+        raise ConfigError(
+            f"{name!r} is no name for a pack: expected ASCII letters, digits, dots, - and _, 100 at most."
+        )
+
+
 def target_key(python: str, arch: str) -> str:
     """Return the key of a pack's target: ``python3.13-arm64``, or ``python3.13-any`` without machine code."""
     return f"python{python}-{arch}"
@@ -114,10 +122,7 @@ def pin(lock: Lock, name: str, target: str, entry: Entry) -> Lock:
     Raises:
         ConfigError: the name cannot be one.
     """
-    if not _lockfile.is_name(name):
-        raise ConfigError(
-            f"{name!r} is no name for a pack: expected letters, digits, dots, dashes and underscores, at most 100."
-        )
+    check_name(name)
     now = lock.packs.get(name, {}).get(target)
     if now is not None and now.ref == entry.ref:
         return lock
@@ -163,6 +168,47 @@ def roll_back(lock: Lock, name: str, target: str, *, to: str | None = None) -> L
         )
     at = found[0]
     return _with(lock, name, target, replace(now.previous[at], previous=now.previous[at + 1 :]))
+
+
+def choose(lock: Lock, name: str, *, python: str | None = None, arch: str | None = None) -> tuple[str, ...]:
+    """Return the targets of a name that a Python version and an architecture select.
+
+    Raises:
+        ConfigError: there are none.
+    """
+    entries = lock.packs.get(name)
+    if not entries:
+        raise ConfigError(f"the lock has no pack named {name!r}: it has {', '.join(sorted(lock.packs)) or 'none'}.")
+    arch = {"aarch64": "arm64", "amd64": "x86_64"}.get(arch or "", arch)
+    found = []
+    for target in sorted(entries):
+        version, _, machine = target.rpartition("-")
+        if python in (None, version.removeprefix("python")) and arch in (None, machine):
+            found.append(target)
+    if not found:
+        wanted = " and ".join(word for word in (python and f"Python {python}", arch) if word)
+        raise ConfigError(f"the lock has {name!r} for {', '.join(sorted(entries))}, and not for {wanted}.")
+    return tuple(found)
+
+
+def roll_back_all(lock: Lock, name: str, targets: Iterable[str], *, to: str | None = None) -> Lock:
+    """Roll back several targets, all or none. With ``to``, those that ever were pinned to such a pack.
+
+    Raises:
+        ConfigError: one of them has nothing before it; with ``to``, none has such a pack.
+    """
+    chosen = tuple(targets)
+    if to is not None:
+        digits = to.lower().removeprefix("sha256:")
+        having = [
+            target
+            for target in chosen
+            if any(one.digest.startswith(digits) for one in lock.entry(name, target).previous)
+        ]
+        chosen = tuple(having) or chosen[:1]  # which then says what it knows
+    for target in chosen:
+        lock = roll_back(lock, name, target, to=to)
+    return lock
 
 
 def write(path: Path, lock: Lock) -> None:
@@ -244,6 +290,3 @@ def _entry(document: dict[str, Any], where: str) -> Entry:
         **{key: document[key] for key in known},
         previous=tuple(_entry({**one, "previous": []}, f"a previous pack of {where}") for one in previous),
     )
-
-
-__all__ = ["ARCHIVE", "KEPT", "NAME", "Entry", "Lock", "changing", "pin", "read", "roll_back", "target_key", "write"]

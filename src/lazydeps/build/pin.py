@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from lazydeps._config import Config
 from lazydeps._legacy import ArchiveStore, ArchiveWorker
 from lazydeps._ref import ARCHIVES, Ref
 from lazydeps._sources import open_source
+from lazydeps.build import lockfile
 from lazydeps.errors import ConfigError
 
 
@@ -26,6 +28,27 @@ class Pinned:
     """Files that a start would write, for an interpreter like this one."""
     unpacked_size: int
     """Bytes of those files."""
+
+
+def pin_in_lock(path: Path, name: str, pinned: Pinned) -> None:
+    """Let a name of a lock file mean an archive, on every target that has no pack of that name.
+
+    Raises:
+        ConfigError: the file is no lock, or the name cannot be one.
+    """
+    with lockfile.changing(path):
+        lock = lockfile.read(path, missing=True)
+        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+        moment = int(epoch) if epoch.isdecimal() else time.time()
+        entry = lockfile.Entry(
+            ref=pinned.ref,
+            size=pinned.size,
+            boot_size=0,
+            unpacked_size=pinned.unpacked_size,
+            distributions={},
+            published=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment)),
+        )
+        lockfile.write(path, lockfile.pin(lock, name, lockfile.ARCHIVE, entry))
 
 
 def pin(ref: Ref) -> Pinned:

@@ -13,8 +13,6 @@ import os
 import re
 import shutil
 import stat
-import subprocess
-import tempfile
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
@@ -23,7 +21,9 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from lazydeps.errors import ConfigError, LazydepsError, UnsafeArchiveError
+from lazydeps.errors import ConfigError, UnsafeArchiveError
+
+from . import uv
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence
@@ -36,10 +36,6 @@ python3.11 runs on Amazon Linux 2 with glibc 2.26, and 2.17 is the nearest platf
 GLIBC_FLOOR = "2.34"
 """Amazon Linux 2023, on which Lambda runs Python 3.12 and later."""
 
-_NO_WHEEL = re.compile(
-    r"(?:Wheels are required for|attempted to build|Package(?=\s+`[^`]+` can't be installed because it is marked as))"
-    r"\s+`([^`@ ]+)"
-)
 _HARDLINK_SIZE = 1 << 20
 """Files of the user's folder of at least so many bytes are hard-linked, not copied: nobody writes into a library in
 place, while a small file might be a cache that the traced program updates."""
@@ -60,26 +56,6 @@ class Installed:
 def glibc_floor(python: str) -> str:
     """Return the default C library version for a Python minor version: that of Lambda's runtime, or the next below."""
     return GLIBC_FLOORS.get(python, GLIBC_FLOOR)
-
-
-def uv_binary() -> Path:
-    """Return the path of uv.
-
-    Raises:
-        ConfigError: neither the `uv` package nor an executable on PATH is there.
-    """
-    try:
-        from uv import find_uv_bin
-
-        return Path(find_uv_bin())
-    except (ImportError, FileNotFoundError):
-        found = shutil.which("uv")
-    if found is None:
-        raise ConfigError(
-            "packing needs uv to resolve and install, and it was found neither as a Python package nor on PATH. "
-            "Install it with `pip install 'lazydeps[build]'`."
-        )
-    return Path(found)
 
 
 def install(
@@ -116,46 +92,24 @@ def install(
             have neither a wheel for it nor can be built without a compiler: all of them are named.
     """
     machine = {"arm64": "aarch64"}.get(arch, arch)
-    platform = [] if glibc is None else ["--python-platform", f"{machine}-manylinux_{glibc.replace('.', '_')}"]
+    platform = () if glibc is None else ("--python-platform", f"{machine}-manylinux_{glibc.replace('.', '_')}")
     wanted = [part for file in requirement_files for part in ("-r", os.fspath(file))]
     wanted += [part for file in constraints for part in ("-c", os.fspath(file))]
-    wanted += ["--", *requirements]
-    here = [
+    here = (
         *("--python", os.fspath(interpreter.path), "--python-version", interpreter.minor, "--no-compile-bytecode"),
-        *("--link-mode", "copy", "--no-progress", "--color", "never", *more),
-    ]
-    common = [*here, *platform, "--target", os.fspath(into)]
-    foreign = glibc is not None and (interpreter.arch, interpreter.platform) != (arch, "linux")
-    options = _index_options(requirement_files)
-    built: set[str] = set()
-    missing: dict[str, str] = {}
-    planned: dict[str, str] = {}
-    wheels_only = ["--only-binary", ":all:"]
-    while True:
-        # Once something is missing, nothing is built or installed any more: what counts is what else is missing.
-        done = _uv(*common, *wheels_only, *(["--dry-run"] if missing else []), *wanted)
-        if done.returncode == 0:
-            break
-        blocked = _without_wheels(done.stderr, [*common, *options]) - built
-        disabled = "Building source distributions is disabled" in done.stderr
-        if not blocked and not disabled:
-            raise LazydepsError(_explain(done.stderr, arch=arch, glibc=glibc, python=interpreter.minor))
-        # Everything that a free resolution names stays wheels-only, except what has been shown to have none.
-        if not planned:
-            free = _uv(*common, "--dry-run", *wanted)
-            if free.returncode != 0:
-                raise LazydepsError(_explain(free.stderr, arch=arch, glibc=glibc, python=interpreter.minor))
-            planned = _planned(free.stderr)
-        blocked |= {name for name, what in planned.items() if " @ " in what and not what.endswith(".whl")} - built
-        if not blocked:
-            raise LazydepsError(_explain(done.stderr, arch=arch, glibc=glibc, python=interpreter.minor))
-        if foreign:
-            with tempfile.TemporaryDirectory(prefix="lazydeps-trial-") as trial:
-                missing |= _missing(blocked, planned, here=here, platform=platform, options=options, trial=Path(trial))
-        built |= blocked
-        wheels_only = [part for name in sorted(planned.keys() - built) for part in ("--only-binary", name)]
-    if missing:
-        raise LazydepsError(_explain_missing(missing, arch=arch, glibc=glibc, python=interpreter.minor))
+        *("--link-mode", "copy", "--no-progress", "--color", "never"),
+    )
+    built = uv.install(
+        uv.Demand(
+            wanted=(*more, *wanted, "--", *requirements),
+            here=here,
+            platform=platform,
+            options=tuple(_index_options(requirement_files, more)),
+            foreign=glibc is not None and (interpreter.arch, interpreter.platform) != (arch, "linux"),
+            target=f"Python {interpreter.minor} on {arch}" + (f" with glibc {glibc}" if glibc else ""),
+        ),
+        into,
+    )
     return Installed(tuple(_build_warnings(into, built, glibc=glibc, here=interpreter.glibc)))
 
 
@@ -396,74 +350,9 @@ def _requirement_name(line: str) -> str | None:
         return None
 
 
-def _without_wheels(stderr: str, common: Sequence[str]) -> set[str]:
-    """Return the projects that uv's complaint names for want of wheels.
-
-    uv also names those of which only some old versions have none; they are left out, or they would be built from
-    source in their newest version although an older one has a wheel that fits.
-    """
-    named: set[str] = {canonicalize_name(name) for name in _NO_WHEEL.findall(stderr)}
-    if len(named) < 2:
-        return named
-    wheels_only = ("--dry-run", "--no-deps", "--only-binary", ":all:", "--")
-    return {name for name in sorted(named) if _uv(*common, *wheels_only, name, checked=False).returncode != 0} or named
-
-
-def _planned(stderr: str) -> dict[str, str]:
-    """Return what a dry run would install: normalised name to ``NAME==VERSION`` or ``NAME @ ADDRESS``."""
-    lines = re.findall(r"^ \+ ([\w.-]+)(==\S+| @ \S+)(?: \(from (.+)\))?", stderr, re.MULTILINE)
-    return {canonicalize_name(name): f"{name} @ {place}" if place else name + what for name, what, place in lines}
-
-
-def _missing(
-    blocked: Collection[str],
-    planned: dict[str, str],
-    *,
-    here: Sequence[str],
-    platform: Sequence[str],
-    options: Sequence[str],
-    trial: Path,
-) -> dict[str, str]:
-    """Return which of some packages without a wheel for another machine cannot be built for it here, each with words.
-
-    A version that has a wheel for this machine and none for the other is compiled, or that wheel would do. The rest
-    is built on trial.
-    """
-    missing: dict[str, str] = {}
-    alone = ("--no-deps", *options)
-    nowhere = ("--target", os.fspath(trial / "nowhere"))
-    for name in sorted(blocked):
-        what = planned.get(name)
-        if what is None:
-            continue
-        wheels_only = ("--dry-run", "--only-binary", ":all:")
-        if " @ " in what or _uv(*here, *alone, *nowhere, *wheels_only, "--", what, checked=False).returncode != 0:
-            done = _uv(*here, *platform, *alone, "--target", os.fspath(trial / name), "--", what, checked=False)
-            if done.returncode == 0:
-                continue
-        if " @ " in what:
-            missing[what] = "its build makes a wheel for this machine"
-            continue
-        other = _uv(*here, *platform, *alone, *nowhere, *wheels_only, "--", name, checked=False)
-        fitting = _planned(other.stderr).get(name) if other.returncode == 0 else None
-        missing[what] = f"{fitting} has one" if fitting else "no other version has one"
-    return missing
-
-
-def _explain_missing(missing: dict[str, str], *, arch: str, glibc: str | None, python: str) -> str:
-    some = next(iter(missing)).partition(" @ ")[0]
-    return (
-        f"{len(missing)} package{'s have' if len(missing) > 1 else ' has'} no wheel for Python {python} on {arch} with "
-        f"glibc {glibc}, and cannot be built for it on this machine:\n"
-        + "".join(f"  {what}: {words}\n" for what, words in missing.items())
-        + "Choose a version that has one, or another --python, --arch or --glibc; or build the wheel on the target "
-        f"(`pip wheel {some}`), and name its file as a requirement or give a folder of all wheels with --wheels."
-    )
-
-
-def _index_options(files: Sequence[Path]) -> list[str]:
-    """Return the options of requirements files that say where packages are looked for, as uv's arguments."""
-    found: list[str] = []
+def _index_options(files: Sequence[Path], more: Sequence[str]) -> list[str]:
+    """Return what says where packages are looked for, in requirements files and on the command line."""
+    found = [word for name, value in zip(more, (*more[1:], ""), strict=False) for word in _index_option(name, value)]
     for file in files:
         for line in _requirement_lines(file, seen=set(), options=True):
             name, _, value = line.replace("=", " ", 1).partition(" ")
@@ -476,36 +365,6 @@ def _index_options(files: Sequence[Path]) -> list[str]:
             elif name == "--no-index":
                 found.append(name)
     return found
-
-
-def _uv(*arguments: str, checked: bool = True) -> subprocess.CompletedProcess[str]:
-    # The user's UV_* variables and configuration (indexes, credentials, proxies) reach uv untouched, and no message
-    # of ours repeats them. Only a trial of one name does without hashes: it has none, and nothing of it is kept.
-    environ = None if checked else {**os.environ, "UV_REQUIRE_HASHES": "0"}
-    return subprocess.run(
-        [os.fspath(uv_binary()), "pip", "install", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        env=environ,
-    )
-
-
-def _explain(stderr: str, *, arch: str, glibc: str | None, python: str) -> str:
-    """Turn uv's complaint into ours: what it said, and what to do about missing wheels."""
-    lines = [line.rstrip() for line in stderr.strip().splitlines() if line.strip()]
-    start = next((index for index, line in enumerate(lines) if line.startswith("error:")), 0)
-    said = "\n".join(lines[start:][-12:]) or "uv gave no reason"
-    target = f"Python {python} on {arch}" + (f" with glibc {glibc}" if glibc else "")
-    message = f"uv could not install the requirements for {target}:\n{said}"
-    if _NO_WHEEL.search(stderr) or re.search("no usable wheels|no wheels with a matching|is not compatible", stderr):
-        message += (
-            "\nA pack is built from wheels that fit its target. Choose a version that has one, or another --python, "
-            "--arch or --glibc; or build that wheel on the target's platform and name its file as a requirement."
-        )
-    return message
 
 
 def _copy(source: Path, target: Path, root: Path, ancestors: tuple[Path, ...]) -> None:
@@ -552,14 +411,21 @@ def _copy_file(source: Path, target: Path, size: int) -> None:
     shutil.copymode(source, target)
 
 
-def _build_warnings(tree: Path, built: Collection[str], *, glibc: str | None, here: str) -> Iterator[str]:
+def _index_option(name: str, value: str) -> tuple[str, ...]:
+    if name in ("--project", "--find-links"):
+        return (name, value)
+    return (name,) if name == "--no-index" else ()
+
+
+def _build_warnings(tree: Path, done: uv.Built, *, glibc: str | None, here: str) -> Iterator[str]:
+    built = done.for_want | done.from_place
     compiled = [
         dist.name
         for dist in _distributions(tree)
         if dist.name in built and "Root-Is-Purelib: true" not in _read_text(tree / dist.info / "WHEEL")
     ]
-    if built:
-        yield f"built from source, because there is no wheel: {', '.join(sorted(built))}."
+    if done.for_want:
+        yield f"built from source, because there is no wheel: {', '.join(sorted(done.for_want))}."
     if compiled and glibc is not None:
         yield (
             f"{', '.join(compiled)}: compiled here, against glibc {here or '(unknown)'}; the target promises only "

@@ -70,7 +70,9 @@ def plan_requirements(
         paths = [_expanded(out, *target) for target in targets]
         for path in paths:
             if path.is_dir():
-                raise ConfigError(f"--out wants a file to write, such as {path / UNNAMED}{SUFFIX}; {path} is a folder.")
+                raise ConfigError(
+                    f"--out wants a file to write, such as {path / UNNAMED}{SUFFIX}; {path} is a directory."
+                )
     else:
         _check_folder(out, len(targets))
         paths = [out / _file_name(UNNAMED, *target) for target in targets]
@@ -149,6 +151,8 @@ def _check_folder(folder: Path, count: int) -> None:
 
 def _expanded(path: Path, python: str, arch: str, *, name: str | None = None) -> Path:
     """Fill in the placeholders of a file's name."""
+    if "{" not in path.name:
+        return path
     known = {"python": python, "arch": arch, **({"name": name} if name else {})}
     for found in re.findall(r"\{([^{}]*)\}", path.name):
         if found not in known:

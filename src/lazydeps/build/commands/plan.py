@@ -122,7 +122,7 @@ def _show(console: Console, plan: Plan) -> None:
         console.line(f"  {part.why}")
     if len(plan.parts) > SHOWN:
         console.line(f"… and {len(plan.parts) - SHOWN} smaller ones; --json has all.")
-    console.line(f"Sizes are those of frames at zstd level {plan.level}; start is what a start fetches of them.\n")
+    console.line(f"Sizes are of frames at zstd level {plan.level}; start is what a start fetches of them.\n")
     for limit in plan.limits:
         digits = 1 if limit.unit == "s" else 0
         console.line(
@@ -157,7 +157,7 @@ def _verdict(plan: Plan) -> list[str]:
     lines = [everything]
     if plan.verdict == "optional":
         how = "" if plan.everything_zipped <= 50 << 20 else ", uploaded through S3"
-        lines.append(f"It fits{how}: you may not need lazydeps. `lazydeps package` alone adds the bytecode.")
+        lines.append(f"It fits{how}: you may not need lazydeps. `lazydeps package` adds bytecode.")
         chosen = next((entry for entry in plan.estimates if entry.memory == plan.memory_size), None)
         if chosen is not None:
             lines.append(
