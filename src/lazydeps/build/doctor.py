@@ -22,9 +22,10 @@ from botocore.parsers import ResponseParserError
 from lazydeps._ref import Ref
 from lazydeps.errors import ConfigError, LazydepsError
 
-from . import lockfile, read, resolve
+from . import lockfile, read
 from .interpreters import find_interpreter
-from .push import _split
+from .s3 import Destination
+from .uv import uv_binary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -166,7 +167,7 @@ def packs_for(lock: lockfile.Lock | None, python: str, arch: str) -> dict[str, l
 
 def _tools(found: Examination) -> None:
     try:
-        uv = resolve.uv_binary()
+        uv = uv_binary()
         done = subprocess.run([os.fspath(uv), "--version"], capture_output=True, text=True, timeout=30, check=True)
         found.ok("uv", f"{done.stdout.strip()} resolves and installs.")
     except (ConfigError, OSError, subprocess.SubprocessError) as error:
@@ -245,10 +246,11 @@ def _credentials(found: Examination) -> None:
 
 def _destination(found: Examination, destination: str) -> None:
     try:
-        bucket, prefix = _split(destination)
+        place = Destination.parse(destination)
     except ConfigError as error:
         found.add("bucket", "failure", str(error), "Give s3://BUCKET/PREFIX/.")
         return
+    bucket, prefix = place.bucket, place.prefix
     if found.session is None:
         found.add("bucket", "skipped", "there are no credentials to ask S3 with.")
         return
