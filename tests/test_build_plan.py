@@ -124,8 +124,8 @@ def test_the_configuration_works(facts: dict[str, Any], project: Path, tmp_path:
     assert spec.handler == "app.handler"
     packed = lazydeps_json("pack", "-o", f"{tmp_path}/packs/", "--level", "3", cwd=tmp_path)
     assert packed["distributions"].keys() == {"pyyaml", "python-frontmatter"}
-    package = lazydeps_json("package", "-n", "--no-runtime", cwd=tmp_path)
-    assert package["distributions"].keys() == {"six", "idna"}
+    packaged = lazydeps_json("package", "-n", "--no-runtime", cwd=tmp_path)
+    assert packaged["distributions"].keys() == {"six", "idna"}
 
 
 def test_for_people(project: Path) -> None:
