@@ -17,8 +17,12 @@ from support_command import lazydeps, lazydeps_json
 from support_packs import ARCH, pack_tree, write_tree
 
 from lazydeps.build import policies
+from lazydeps.build.doctor import Check, DoctorOptions, Examination
+from lazydeps.build.doctor_function import _memory, _storage
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from local_s3 import LocalS3
 
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -394,6 +398,44 @@ def test_a_role_with_a_managed_policy(account: Account) -> None:
     unclear = account.function(account.role(account.allow(Condition=condition), managed=True))
     found = doctor(account, "--function", unclear)["role"][0]
     assert (found["state"], "a condition" in found["words"]) == ("warning", True)
+
+
+def found_by(check: Callable[..., None], facts: dict[str, Any], *packs: dict[str, Any]) -> dict[str, Check]:
+    """Return what one check says of a configuration, as Lambda spells it, and of packs."""
+    found = Examination(DoctorOptions())
+    check(found, facts, {f"s3://bucket/{number}": pack for number, pack in enumerate(packs)})
+    return {one.name: one for one in found.checks}
+
+
+def a_pack(*, boot: int, data: int = 0, cold: int = 0) -> dict[str, Any]:
+    """Return the figures of a pack, in MB unpacked."""
+    sets = {"boot": boot, "data": data, "cold": cold}
+    unpacked = {name: {"unpacked": size << 20} for name, size in sets.items()}
+    return {"sets": unpacked, "unpacked_size": sum(sets.values()) << 20, "boot_unpacked": boot << 20}
+
+
+def test_the_storage_of_a_function() -> None:
+    """What a start lands has to fit into /tmp, or it fails; what else is packed may come later, with a warning."""
+    pack = a_pack(boot=300, data=100, cold=500)
+    for size, state in ((300, "failure"), (512, "warning"), (1024, "ok")):
+        assert found_by(_storage, {"EphemeralStorage": {"Size": size}}, pack)["storage"].state == state
+    failed = found_by(_storage, {"EphemeralStorage": {"Size": 512}}, pack, pack)["storage"]
+    assert (failed.state, failed.todo) == ("failure", "Set ephemeral_storage to 1836.")
+    assert found_by(_storage, {}, a_pack(boot=1))["storage"].words.startswith("the function has 512 MB of /tmp")
+
+
+def test_snapstart_and_storage() -> None:
+    """SnapStart with more than 512 MB of /tmp is a failure."""
+    on = {"SnapStart": {"ApplyOn": "PublishedVersions"}}
+    assert found_by(_storage, {**on, "EphemeralStorage": {"Size": 1024}})["snapstart"].state == "failure"
+    assert found_by(_storage, {**on, "EphemeralStorage": {"Size": 512}})["snapstart"].state == "ok"
+    assert "snapstart" not in found_by(_storage, {"EphemeralStorage": {"Size": 1024}})
+
+
+def test_the_memory_of_a_function() -> None:
+    """Memory below what a boot set of that size comes to is a warning: the figure is a rough one."""
+    assert found_by(_memory, {"MemorySize": 128}, a_pack(boot=200))["memory"].state == "warning"
+    assert found_by(_memory, {"MemorySize": 256}, a_pack(boot=200))["memory"].state == "ok"
 
 
 # -- policies

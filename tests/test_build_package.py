@@ -18,9 +18,9 @@ from runtime_api import Function
 from support_command import lazydeps, lazydeps_error, lazydeps_json
 from support_packs import ARCH
 
-from lazydeps.build import lockfile
+from lazydeps.build import lockfile, package
 from lazydeps.build.handler_code import Handler, check_handler, early_imports, matches
-from lazydeps.errors import ConfigError
+from lazydeps.errors import ConfigError, LazydepsError
 
 if TYPE_CHECKING:
     from local_s3 import LocalS3
@@ -299,9 +299,20 @@ def test_sizes(project: Path) -> None:
     (project / "shop/big.bin").write_bytes(b"".join(hashlib.sha256(b"%d" % n).digest() for n in range(170_000)))
     facts = lazydeps_json("package", project, "-n")
     assert any("move what is heavy into a pack. Heaviest: shop" in line for line in facts["warnings"])
-    with (project / "shop/big.bin").open("wb") as file:
-        file.truncate(263_000_000)
-    assert "Lambda takes 262,144,000 with all layers" in lazydeps_error("package", project, "-n")["message"]
+
+
+def test_more_than_lambda_unzips(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """More than Lambda takes unzipped is an error that names the heaviest and the command that helps."""
+    monkeypatch.setattr(package, "UNZIPPED_LIMIT", 1000)
+    options = package.PackageOptions(out=project / "f.zip", folder=project, runtime=False)
+    with pytest.raises(
+        LazydepsError, match=r"Lambda takes 1,000 with all layers\. Heaviest: .*`lazydeps plan` says what"
+    ):
+        package.build_package(options)
+    monkeypatch.undo()
+    assert package.UNZIPPED_LIMIT == 262_144_000
+    assert package.build_package(options).files == 7
+    assert sorted(path.name for path in project.iterdir() if "zip" in path.name) == ["f.zip"]
 
 
 # -- the handler

@@ -22,9 +22,10 @@ from botocore.parsers import ResponseParserError
 from lazydeps._ref import Ref
 from lazydeps.errors import ConfigError, LazydepsError
 
-from . import lockfile, read, uv
+from . import lockfile, read
 from .interpreters import find_interpreter
 from .s3 import Destination
+from .uv import uv_binary
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -166,8 +167,8 @@ def packs_for(lock: lockfile.Lock | None, python: str, arch: str) -> dict[str, l
 
 def _tools(found: Examination) -> None:
     try:
-        binary = uv.uv_binary()
-        done = subprocess.run([os.fspath(binary), "--version"], capture_output=True, text=True, timeout=30, check=True)
+        uv = uv_binary()
+        done = subprocess.run([os.fspath(uv), "--version"], capture_output=True, text=True, timeout=30, check=True)
         found.ok("uv", f"{done.stdout.strip()} resolves and installs.")
     except (ConfigError, OSError, subprocess.SubprocessError) as error:
         found.add("uv", "failure", f"{one_line(error)}.", "pip install 'lazydeps[build]'")
@@ -246,10 +247,10 @@ def _credentials(found: Examination) -> None:
 def _destination(found: Examination, destination: str) -> None:
     try:
         place = Destination.parse(destination)
-        bucket, prefix = place.bucket, place.prefix
     except ConfigError as error:
         found.add("bucket", "failure", str(error), "Give s3://BUCKET/PREFIX/.")
         return
+    bucket, prefix = place.bucket, place.prefix
     if found.session is None:
         found.add("bucket", "skipped", "there are no credentials to ask S3 with.")
         return

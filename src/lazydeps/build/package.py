@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
-from lazydeps import _lockfile
+from lazydeps._lockfile import NAME
 from lazydeps.errors import ConfigError, LazydepsError
 
 from . import lockfile, resolve, runtime_tree, slim, zip_file
@@ -150,7 +150,7 @@ def build_package(options: PackageOptions, *, dry_run: bool = False) -> Package:
             shutil.copyfile(source, target)
             target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
         if lock is not None:
-            shutil.copyfile(lock, tree / _lockfile.NAME)
+            shutil.copyfile(lock, tree / NAME)
         compiled = compile_tree(tree, resolve.list_files(tree), interpreter=interpreter)
         warnings += [
             f"{name} is no Python {python}: it has no bytecode." for name in compiled.failed if name in code.files
@@ -224,7 +224,7 @@ def _lock_file(options: PackageOptions) -> Path | None:
         if not options.lock.is_file():
             raise ConfigError(f"there is no lock file {options.lock}. `lazydeps push --name NAME` writes one.")
         return options.lock
-    usual = options.folder / _lockfile.NAME
+    usual = options.folder / NAME
     return usual if usual.is_file() else None
 
 

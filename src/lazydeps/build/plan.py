@@ -123,6 +123,8 @@ class Plan:
     timeout: int
     requested: dict[str, str]
     """Normalised names of what was asked for, and how."""
+    modules: dict[str, str]
+    """Top-level modules that only one distribution has: name to distribution."""
     warnings: tuple[str, ...]
 
     def names(self, where: str) -> list[str]:
@@ -173,7 +175,8 @@ def make_plan(
             observer.phase("Measuring", "the imports")
         warnings = list(result.warnings)
         replayed, seconds = _measure(options, result, tree, Path(scratch), warnings)
-        modules = _module_owners(tree, target_suffixes(options.python, options.arch))
+        suffixes = target_suffixes(options.python, options.arch)
+        modules = _module_owners(tree, suffixes)
         early = _early(code, modules, warnings)
         compiled = {owner for path, owner in owners.items() if is_shared_object(path.rpartition("/")[2])}
         heavy = {
@@ -181,7 +184,10 @@ def make_plan(
             for name, size in sizes.items()
             if name and size.unpacked > (LIGHT_CODE if name in compiled else LIGHT)
         }
-        parts = _split(result.distributions, sizes, compiled, requires, heavy, early, seconds, warnings)
+        large = frozenset(heavy)
+        for name in _recorded_with(options, result, modules, suffixes):
+            heavy.setdefault(name, "the recorded program imports it")
+        parts = _split(result.distributions, sizes, compiled, requires, heavy, large, early, seconds, warnings)
         ratio = _deflated(tree, resolve.list_files(tree))
     code_size = sum(path.stat().st_size for path in code.values())
     everything = sum(size.unpacked for size in sizes.values()) + code_size + RUNTIME_UNPACKED
@@ -195,9 +201,8 @@ def make_plan(
     estimates = () if replayed is None else _estimates(replayed, start)
     storage = _storage(landed, unpacked)
     memory = _memory(estimates, sum(size.boot for size in chosen))
-    limits = _limits(
-        in_zip + RUNTIME_UNPACKED, int(ratio * in_zip) + RUNTIME_ZIPPED, landed, unpacked, estimates, memory
-    )
+    zip_size = int(ratio * in_zip) + RUNTIME_ZIPPED
+    limits = _limits(in_zip + RUNTIME_UNPACKED, zip_size, landed, unpacked, estimates, memory)
     fits = everything <= UNZIPPED_LIMIT
     verdict = "not needed" if not packed else "optional" if fits else "needed"
     if not all(limit.fits for limit in limits if limit.unit != "s"):
@@ -223,6 +228,7 @@ def make_plan(
         ephemeral_storage=storage,
         timeout=TIMEOUT,
         requested=requested,
+        modules={top: next(iter(names)) for top, names in sorted(_tops(modules).items()) if len(names) == 1},
         warnings=tuple(warnings),
     )
 
@@ -339,11 +345,29 @@ def _module_owners(tree: Path, suffixes: Sequence[str]) -> dict[str, str]:
     }
 
 
-def _early(code: Mapping[str, Path], modules: Mapping[str, str], warnings: list[str]) -> dict[str, str]:
-    """Return the distributions that the code imports before it calls `lazydeps.load`, each with the file."""
+def _tops(modules: Mapping[str, str]) -> dict[str, set[str]]:
+    """Return which distributions have modules below a top-level name."""
     tops: dict[str, set[str]] = {}
     for module, name in modules.items():
         tops.setdefault(module.partition(".")[0], set()).add(name)
+    return tops
+
+
+def _recorded_with(
+    options: PackOptions, result: PackResult, modules: Mapping[str, str], suffixes: Sequence[str]
+) -> set[str]:
+    """Return the distributions that a recorded program imports: it can be recorded from a pack that has all of them.
+
+    Of statements, those that import from the zip file are left out of the configuration instead.
+    """
+    if not (options.trace_scripts or options.trace_handlers):
+        return set()
+    return {modules[name] for name in module_names(result.trace.order, suffixes) if name in modules}
+
+
+def _early(code: Mapping[str, Path], modules: Mapping[str, str], warnings: list[str]) -> dict[str, str]:
+    """Return the distributions that the code imports before it calls `lazydeps.load`, each with the file."""
+    tops = _tops(modules)
     found: dict[str, str] = {}
     loads = False
     for name, path in code.items():
@@ -370,6 +394,7 @@ def _split(
     compiled: Collection[str],
     requires: Mapping[str, Collection[str]],
     heavy: Mapping[str, str],
+    large: Collection[str],
     early: Mapping[str, str],
     seconds: Mapping[str, float] | None,
     warnings: list[str],
@@ -384,7 +409,7 @@ def _split(
             why.setdefault(other, f"{name} needs it")
     first = {name: f"{file} imports it before load()" for name, file in early.items()}
     for name in early:
-        if name in heavy:
+        if name in heavy and name in large:
             warnings.append(
                 f"{early[name]} imports {name} before it calls lazydeps.load(). Move that import into the block: "
                 "it is heavy."

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 import os
 import tomllib
@@ -130,12 +131,13 @@ def configuration(plan: Plan, options: PackOptions, *, folder: Path, destination
         for name, line in plan.requested.items()
         if name in plan.names("zip") and canonicalize_name(name) != "lazydeps"
     ]
+    statements = [line for line in (_without(line, plan) for line in options.trace_statements) if line]
     if packed:
         lines += ["", f"[{top}packs.{PACK_NAME}]", f"requirements = {_toml([_best(line, given) for line in packed])}"]
         lines += [
             f"{key} = {_toml(values)}"
             for key, values in (
-                ("trace", list(options.trace_statements)),
+                ("trace", statements),
                 ("trace-scripts", _relative(options.trace_scripts, folder)),
                 ("trace-handlers", list(options.trace_handlers)),
                 ("events", _relative(options.events, folder)),
@@ -180,6 +182,25 @@ def write_configuration(text: str, folder: Path) -> Path:
     except FileExistsError:
         raise ConfigError(f"{path} is there already and was left as it is.") from None
     return path
+
+
+def _without(statement: str, plan: Plan) -> str:
+    """Return a statement to record without its imports of what stays in the zip file: the pack has none of that."""
+    stays = {name for name, owner in plan.modules.items() if owner not in plan.names("pack")}
+    try:
+        body = ast.parse(statement).body
+    except SyntaxError:
+        return statement
+    kept: list[ast.stmt] = []
+    for node in body:
+        if isinstance(node, ast.Import):
+            node.names = [alias for alias in node.names if alias.name.partition(".")[0] not in stays]
+            if not node.names:
+                continue
+        elif isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in stays:
+            continue
+        kept.append(node)
+    return "\n".join(ast.unparse(node) for node in kept)
 
 
 def _best(line: str, given: Mapping[str, str]) -> str:

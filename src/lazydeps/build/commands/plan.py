@@ -122,7 +122,7 @@ def _show(console: Console, plan: Plan) -> None:
         console.line(f"  {part.why}")
     if len(plan.parts) > SHOWN:
         console.line(f"… and {len(plan.parts) - SHOWN} smaller ones; --json has all.")
-    console.line(f"Sizes are those of frames at zstd level {plan.level}; start is what a start fetches of them.\n")
+    console.line(f"Sizes are of frames at zstd level {plan.level}; start is what a start fetches of them.\n")
     for limit in plan.limits:
         digits = 1 if limit.unit == "s" else 0
         console.line(
@@ -132,15 +132,17 @@ def _show(console: Console, plan: Plan) -> None:
     console.line(f"{'ephemeral_storage to set':24} {plan.ephemeral_storage:>9,} MB")
     if plan.estimates:
         console.line("\nExpected start, seconds: an estimate, on a core as fast as this machine's")
-        console.line(f"{'memory':>8} {'lazydeps':>9} {'range':>13} {'no loan':>9} {'zip+pyc':>9} {'plain zip':>10}")
+        ways = f" {'zip+pyc':>9} {'plain zip':>10}" if plan.verdict in ("optional", "not needed") else ""
+        console.line(f"{'memory':>8} {'lazydeps':>9} {'range':>13} {'no loan':>9}{ways}")
         for entry in plan.estimates:
+            both = f" {entry.zip_bytecode:>9.2f} {entry.zip_plain:>10.2f}"
             mark = " ←" if entry.memory == plan.memory_size else ""
             console.line(
                 f"{entry.memory:>5} MB {entry.expected:>9.2f} {f'{entry.low:.2f} - {entry.high:.2f}':>13} "
-                f"{entry.unlent:>9.2f} {entry.zip_bytecode:>9.2f} {entry.zip_plain:>10.2f}{mark}"
+                f"{entry.unlent:>9.2f}{both if ways else ''}{mark}"
             )
-        console.line("Range: from 3 Gbit/s, the burst, to 75 MiB/s. Lambda is taken to lend an init one")
-        console.line('vCPU at least; "no loan" is without it. Its own start of the sandbox is not in it.')
+        console.line("Range: from 3 Gbit/s, the burst, to 75 MiB/s. Lambda is taken to lend an init")
+        console.line('one vCPU at least; "no loan" is without. Its start of the sandbox is not in it.')
 
 
 def _verdict(plan: Plan) -> list[str]:
@@ -155,7 +157,7 @@ def _verdict(plan: Plan) -> list[str]:
     lines = [everything]
     if plan.verdict == "optional":
         how = "" if plan.everything_zipped <= 50 << 20 else ", uploaded through S3"
-        lines.append(f"It fits{how}: you may not need lazydeps. `lazydeps package` alone adds the bytecode.")
+        lines.append(f"It fits{how}: you may not need lazydeps. `lazydeps package` adds bytecode.")
         chosen = next((entry for entry in plan.estimates if entry.memory == plan.memory_size), None)
         if chosen is not None:
             lines.append(
@@ -165,10 +167,8 @@ def _verdict(plan: Plan) -> list[str]:
             lines.append(f"{chosen.expected:.2f} s with lazydeps; Lambda's own fetching of the zip is not counted.")
     else:
         lines.append("That is too much: the heavy part goes into a pack.")
-    lines.append(
-        f"Proposed: zip file {mega(plan.zip_unpacked)} unzipped; pack {mega(plan.pack_size)}, of which a start "
-        f"fetches {mega(plan.pack_start)}."
-    )
+    lines.append(f"Proposed: a zip file of {mega(plan.zip_unpacked)} unzipped, and a pack of {mega(plan.pack_size)},")
+    lines.append(f"of which a start fetches {mega(plan.pack_start)}.")
     return lines
 
 
