@@ -82,10 +82,10 @@ def test_what_is_new_precedes_what_it_preceded(first: Trace, second: Trace) -> N
 
 def test_a_merge_in_so_many_words() -> None:
     """The example of the documentation: new entries before the shared module, a shared file before its reader."""
-    one = trace("a.py", "b.py", "late.txt", how=("A",), absent=("c", "q"), stdlib=("re", "json"))
-    two = trace("late.txt", "c.py", "b.py", "d.py", how=("B",), absent=("q", "z"), stdlib=("json", "csv"))
+    one = trace("a.py", "b.py", "x.txt", "late.txt", how=("A",), absent=("c", "q"), stdlib=("re", "json"))
+    two = trace("late.txt", "x.txt", "c.py", "b.py", "d.py", how=("B",), absent=("q", "z"), stdlib=("json", "csv"))
     merged = merge([one, two])
-    assert merged.order == ("a.py", "late.txt", "c.py", "b.py", "d.py")
+    assert merged.order == ("a.py", "late.txt", "x.txt", "c.py", "b.py", "d.py")
     assert (merged.how, merged.absent, merged.stdlib) == (("A", "B"), ("q", "z"), ("re", "json", "csv"))
 
 

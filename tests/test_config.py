@@ -11,7 +11,7 @@ from lazydeps.errors import ConfigError
 @pytest.mark.parametrize("value", [None, ""])
 def test_defaults(value: str | None) -> None:
     """Nothing set, or set to nothing: no pack, and the defaults."""
-    names = ("PACK", "DIR", "ALLOW_UNPINNED", "TIMEOUT", "CONNECTIONS", "CHILDREN")
+    names = ("PACK", "DIR", "ALLOW_UNPINNED", "TIMEOUT", "CONNECTIONS", "CHILDREN", "TRACE")
     config = Config.from_environ({} if value is None else {f"LAZYDEPS_{name}": value for name in names})
     assert config.pack == ()
     assert config.directory == DIRECTORY == "/tmp/lazydeps"
@@ -20,6 +20,7 @@ def test_defaults(value: str | None) -> None:
     assert config.connections == CONNECTIONS == 6
     assert config.socket_timeout == SOCKET_TIMEOUT
     assert config.children
+    assert config.trace is None
 
 
 def test_everything_set() -> None:
@@ -32,11 +33,13 @@ def test_everything_set() -> None:
             "LAZYDEPS_TIMEOUT": "2.5",
             "LAZYDEPS_CONNECTIONS": "12",
             "LAZYDEPS_CHILDREN": "0",
+            "LAZYDEPS_TRACE": "s3://b/traces/",
         }
     )
     assert config.pack == ("s3://b/1#root=x", "s3://b/2")
     assert (config.directory, config.allow_unpinned, config.timeout) == ("/mnt/packs", True, 2.5)
     assert (config.connections, config.socket_timeout, config.children) == (12, 2.5, False)
+    assert config.trace == "s3://b/traces/"
 
 
 @pytest.mark.parametrize(

@@ -266,9 +266,17 @@ def test_a_trace_that_cannot_be_written_costs_a_warning(bucket: Bucket, pack: Wr
         function.invoke({})
         said = "LAZYDEPS_TRACE=s3://no-such-bucket-here/traces/: the trace could not be written"
         wait_for(lambda: said in function.log(), "no warning", 60)
-        function.invoke({"late": True})
-        assert function.log().count("could not be written") == 1
         assert "allow its role s3:PutObject" in function.log()
+
+
+def test_the_warning_is_given_once(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """However often it is tried: when the block is left, and again at the end of the process."""
+    (tmp_path / "file").write_text("")
+    body = "with lazydeps.load():\n    import pkg\nimport pkg.never\n"
+    where = f"file://{tmp_path}/file/traces"
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    assert errors.count("the trace could not be written (NotADirectoryError") == 1
+    assert len(errors.splitlines()) == 1
 
 
 def test_an_archive_is_recorded_like_a_pack(run_python: RunPython, tmp_path: Path) -> None:

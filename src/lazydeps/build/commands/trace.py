@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -241,7 +242,9 @@ def unused(
         program = _program(asked)
     except ConfigError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
-    with console.step("Preparing " + (str(from_dir) if from_dir else " ".join(packed))), usage_tree(asked) as prepared:
+    with ExitStack() as stack:
+        with console.step("Preparing " + (str(from_dir) if from_dir else " ".join(packed))):
+            prepared = stack.enter_context(usage_tree(asked))
         with console.step(f"Running it {runs + 1} times"):
             usage = find_unused(
                 prepared.tree,
@@ -251,7 +254,7 @@ def unused(
                 runs=runs,
                 **program,
             )
-        _show_usage(console, usage, kind="packed" if prepared.is_pack else "unpacked")
+    _show_usage(console, usage, kind="packed" if prepared.is_pack else "unpacked")
 
 
 def _program(options: PackOptions) -> dict[str, Any]:
