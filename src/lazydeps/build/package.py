@@ -147,8 +147,7 @@ def build_package(options: PackageOptions, *, dry_run: bool = False) -> Package:
             if target.exists():
                 warnings.append(f"{name} is in the function's code and in a dependency: the code's is taken.")
             target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(source, target)
-            target.chmod(0o755 if os.access(source, os.X_OK) else 0o644)
+            shutil.copy(source, target)
         if lock is not None:
             shutil.copyfile(lock, tree / NAME)
         compiled = compile_tree(tree, resolve.list_files(tree), interpreter=interpreter)

@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING, Any
 from lazydeps.errors import LazydepsError
 
 from .bytecode import clean_environ
-from .trace import FILE_PREFIX
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -66,11 +65,12 @@ class Replayed:
 
 
 def module_names(order: Sequence[str], suffixes: Sequence[str]) -> tuple[str, ...]:
-    """Return the modules that a trace's entries are, in its order; files that are no modules are left out."""
+    """Return the modules that a trace's entries are, in its order.
+
+    Files that are no modules are left out, those that were opened as files (``file:``) among them: no name has a colon.
+    """
     names: dict[str, None] = {}
     for entry in order:
-        if entry.startswith(FILE_PREFIX):
-            continue
         folder, _, file = entry.rpartition("/")
         suffix = next((suffix for suffix in (".py", *suffixes) if file.endswith(suffix)), None)
         if suffix is None:
