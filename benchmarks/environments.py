@@ -181,19 +181,20 @@ def make_function(kit: Kit) -> Path:
     return kit.environment("function", str(wheel), *BOTO3)
 
 
-def make_pack(kit: Kit, work: Work, source: Path = SOURCE) -> dict[str, Any]:
+def make_pack(kit: Kit, work: Work, source: Path = SOURCE, options: Sequence[str] = ()) -> dict[str, Any]:
     """Return what `lazydeps pack --json` says of the work's pack. It is recorded from the work's statements alone.
 
     Args:
         kit: where it is kept.
         work: what it is for.
         source: the folder of the `lazydeps` package that builds it: what it writes is for itself to read.
+        options: more options of `lazydeps pack`.
 
     Raises:
         NotRun: it cannot be packed.
     """
     wanted = ["--from-dir", str(kit.site_packages(work))] if work.name in BY_PIP else work.requirements
-    return _pack(kit, (work.name, *work.requirements), work.statements, wanted, source)
+    return _pack(kit, (work.name, *work.requirements, *options), work.statements, [*wanted, *options], source)
 
 
 def make_large_pack(kit: Kit, work: Work) -> dict[str, Any]:
@@ -228,7 +229,11 @@ def _pack(
 ) -> dict[str, Any]:
     """Run `lazydeps pack`, or find what it made of the same input with the same code."""
     package = source.resolve() / "lazydeps"
-    code = [*(package / "build").glob("*.py"), *(package / name for name in ("_pack.py", "_digest.py", "_config.py"))]
+    code = [
+        *(package / "build").glob("*.py"),
+        *(package / "build").glob("*.toml"),
+        *(package / name for name in ("_pack.py", "_digest.py", "_config.py")),
+    ]
     folder = kit.folder("pack", *key, statements, digest_files(package, code))
 
     def make(partial: Path) -> None:

@@ -126,9 +126,10 @@ def test_progress_counts_files(tmp_path: Path, interpreter: Interpreter) -> None
     names = [f"m{number}.py" for number in range(CHUNK_FILES + 1)]
     for name in names:
         (tmp_path / name).write_text("")
-    heard: list[tuple[int, int]] = []
+    heard: list[tuple[int, int, str]] = []
     compile_tree(tmp_path, names, interpreter=interpreter, on_progress=lambda *progress: heard.append(progress))
-    assert heard == [(CHUNK_FILES, CHUNK_FILES + 1), (CHUNK_FILES + 1, CHUNK_FILES + 1)]
+    total = CHUNK_FILES + 1
+    assert heard == [(CHUNK_FILES, total, "m98.py"), (total, total, "m99.py")]
 
 
 def test_a_broken_interpreter_is_named(tmp_path: Path, interpreter: Interpreter) -> None:

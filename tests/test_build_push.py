@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,8 +23,8 @@ import pytest
 from support_command import COMMAND, command_environ, lazydeps, lazydeps_error, lazydeps_json
 from support_packs import ARCH, pack_tree, write_tree
 
-from lazydeps.build import push as push_module
-from lazydeps.build.push import PART, push
+from lazydeps.build.push import PART, PushOptions, push
+from lazydeps.build.upload import Content
 from lazydeps.errors import ConfigError, FetchError, IntegrityError
 
 if TYPE_CHECKING:
@@ -70,22 +71,28 @@ def test_a_push(bucket: Bucket, pack: Written, run_python: RunPython) -> None:
     done = lazydeps_json("push", pack.path, bucket.url("packs/"), environ=bucket.environ)
     key = key_of(pack)
     checksum = base64.b64encode(hashlib.sha256(pack.path.read_bytes()).digest()).decode()
-    assert done == {
+    head = bucket.client.head_object(Bucket=bucket.name, Key=key, ChecksumMode="ENABLED")
+    minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    facts = {
         "ref": f"{bucket.url(key)}#root={pack.root}",
         "bucket": bucket.name,
         "key": key,
         "size": pack.size,
         "sent": True,
         "checksum": checksum,
+        "target": f"python{minor}-{ARCH}",
+        "published": head["LastModified"].strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "bytes_sent": pack.size,
+        "bytes_resumed": 0,
+        "seconds": done["seconds"],
     }
+    assert done == {**facts, "packs": [facts], "region": "us-east-1"}
     assert keys_in(bucket) == [key]
     assert content_of(bucket, key) == pack.path.read_bytes()
-    head = bucket.client.head_object(Bucket=bucket.name, Key=key, ChecksumMode="ENABLED")
     assert head["ChecksumSHA256"] == checksum
     assert head["ContentType"] == "application/zstd"
     assert "immutable" in head["CacheControl"]
-    minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    assert head["Metadata"] == {"lazydeps-python": minor, "lazydeps-arch": ARCH}
+    assert (head["Metadata"]["lazydeps-python"], head["Metadata"]["lazydeps-arch"]) == (minor, ARCH)
     code = f"import lazydeps\nwith lazydeps.load({done['ref']!r}):\n    import alpha\nprint(alpha.A)"
     assert run_python(code, environ=bucket.environ).stdout == "1\n"
 
@@ -129,7 +136,10 @@ def test_a_large_pack_goes_in_parts(bucket: Bucket, large: Written, run_python: 
     assert head["ETag"].strip('"').endswith("-3")
     assert content_of(bucket, key_of(large)) == large.path.read_bytes()
     assert not bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads")
-    assert lazydeps_json("push", large.path, bucket.url("packs/"), environ=bucket.environ) == {**done, "sent": False}
+    again = lazydeps_json("push", large.path, bucket.url("packs/"), environ=bucket.environ)
+    same = ("ref", "size", "checksum", "published", "target")
+    assert [again[key] for key in same] == [done[key] for key in same]
+    assert (again["sent"], again["bytes_sent"]) == (False, 0)
     code = f"import lazydeps\nwith lazydeps.load({done['ref']!r}):\n    import alpha\nprint(alpha.A)"
     assert run_python(code, environ=bucket.environ).stdout == "1\n"
 
@@ -284,10 +294,10 @@ def gate(bucket: Bucket) -> Iterator[Gate]:
     gate.close()
 
 
-def test_ctrl_c_leaves_nothing_in_the_bucket(bucket: Bucket, gate: Gate, large: Written) -> None:
-    """An interrupted upload leaves no object and no parts that somebody pays for; the next push does the work."""
+def interrupted(bucket: Bucket, gate: Gate, pack: Written, *, by: int) -> tuple[int, str]:
+    """End a push by a signal when all parts but the second are there; return its exit code and what it said."""
     process = subprocess.Popen(
-        [*COMMAND, "push", str(large.path), bucket.url("packs/")],
+        [*COMMAND, "push", str(pack.path), bucket.url("packs/")],
         env=command_environ({**bucket.environ, "AWS_ENDPOINT_URL": gate.endpoint}),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -296,42 +306,172 @@ def test_ctrl_c_leaves_nothing_in_the_bucket(bucket: Bucket, gate: Gate, large: 
     )
     try:
         assert gate.reached.wait(60)
-        assert bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads")
-        os.killpg(process.pid, signal.SIGINT)
-        gate.opened.set()
-        _, said = process.communicate(timeout=60)
+        for _ in range(600):
+            if parts_in(bucket) == [[1, 3]]:
+                break
+            time.sleep(0.05)
+        os.killpg(process.pid, by)
+        _, said = process.communicate(timeout=60)  # the gate is shut: it does not wait for the network
     finally:
         process.kill()
         process.communicate()
-    assert process.returncode == 130, said
+    return process.returncode, said
+
+
+def parts_in(bucket: Bucket) -> list[list[int]]:
+    """Return the numbers of the parts of every unfinished upload."""
+    uploads = bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", ())
+    return [
+        [
+            part["PartNumber"]
+            for part in bucket.client.list_parts(Bucket=bucket.name, Key=one["Key"], UploadId=one["UploadId"]).get(
+                "Parts", ()
+            )
+        ]
+        for one in uploads
+    ]
+
+
+@pytest.fixture
+def parts_sent(bucket: Bucket) -> Iterator[list[int]]:
+    """The numbers of the parts that the bucket's client sends."""
+    sent: list[int] = []
+
+    def note(params: dict[str, Any], **_: Any) -> None:
+        sent.append(params["PartNumber"])
+
+    bucket.client.meta.events.register("provide-client-params.s3.UploadPart", note)
+    yield sent
+    bucket.client.meta.events.unregister("provide-client-params.s3.UploadPart", note)
+
+
+def test_ctrl_c_keeps_what_has_arrived(bucket: Bucket, gate: Gate, large: Written, parts_sent: list[int]) -> None:
+    """An interrupted upload leaves no object, says how much is kept and ends at once; the same command goes on."""
+    code, said = interrupted(bucket, gate, large, by=signal.SIGINT)
+    assert code == 130, said
+    kept = large.size - PART
+    assert f"Interrupted: {kept / 1e6:.1f} MB of p.tar.zst are kept in the bucket. The same command continues" in said
+    assert "with --abort it drops them" in said
     assert "Traceback" not in said
     assert keys_in(bucket) == []
-    assert not bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads")
-    assert push(large.path, bucket.url("packs/"), client=bucket.client).sent
-
-
-def test_a_push_that_was_killed_is_done_again(bucket: Bucket, gate: Gate, large: Written) -> None:
-    """After a kill -9 in the middle there is no object under the key, and the next push succeeds."""
-    process = subprocess.Popen(
-        [*COMMAND, "push", str(large.path), bucket.url("packs/"), "-q"],
-        env=command_environ({**bucket.environ, "AWS_ENDPOINT_URL": gate.endpoint}),
-        stderr=subprocess.DEVNULL,
-    )
-    try:
-        assert gate.reached.wait(60)
-    finally:
-        process.kill()
-        process.wait()
-    assert keys_in(bucket) == []
-    assert push(large.path, bucket.url("packs/"), client=bucket.client).sent
+    done = push(large.path, bucket.url("packs/"), client=bucket.client)
+    assert (done.sent, done.bytes_sent, done.bytes_resumed, parts_sent) == (True, PART, kept, [2])
     assert content_of(bucket, key_of(large)) == large.path.read_bytes()
-    for upload in bucket.client.list_multipart_uploads(Bucket=bucket.name).get("Uploads", ()):
-        bucket.client.abort_multipart_upload(Bucket=bucket.name, Key=upload["Key"], UploadId=upload["UploadId"])
+    assert parts_in(bucket) == []
+
+
+def test_a_push_that_was_killed_goes_on(bucket: Bucket, gate: Gate, large: Written) -> None:
+    """After a kill -9 in the middle there is no object under the key, and the next push sends what is missing."""
+    assert interrupted(bucket, gate, large, by=signal.SIGKILL)[0] == -signal.SIGKILL
+    assert keys_in(bucket) == []
+    said = lazydeps("push", large.path, bucket.url("packs/"), environ=bucket.environ).stdout
+    assert f"({large.size / 1e6:.1f} MB, {(large.size - PART) / 1e6:.1f} MB of it sent before, " in said
+    assert content_of(bucket, key_of(large)) == large.path.read_bytes()
+    assert parts_in(bucket) == []
+
+
+def test_what_was_kept_can_be_dropped(bucket: Bucket, large: Written, pack: Written) -> None:
+    """`--abort` takes back the unfinished uploads of the packs that are named, and sends nothing."""
+    mine, other = ({"Bucket": bucket.name, "Key": key_of(one)} for one in (large, pack))
+    for place in (mine, mine, other):
+        bucket.client.create_multipart_upload(**place)
+    done = lazydeps_json("push", large.path, bucket.url("packs/"), "--abort", environ=bucket.environ)
+    assert done == {"aborted": 2}
+    left = bucket.client.list_multipart_uploads(Bucket=bucket.name)["Uploads"]
+    assert [one["Key"] for one in left] == [key_of(pack)]
+    assert keys_in(bucket) == []
+    bucket.client.abort_multipart_upload(**other, UploadId=left[0]["UploadId"])
+
+
+def begin(bucket: Bucket, pack: Written, parts: dict[int, bytes], **parameters: Any) -> str:
+    """Leave an upload unfinished, with these parts in it."""
+    place = {"Bucket": bucket.name, "Key": key_of(pack)}
+    upload: str = bucket.client.create_multipart_upload(**place, ChecksumAlgorithm="SHA256", **parameters)["UploadId"]
+    for number, content in parts.items():
+        bucket.client.upload_part(**place, UploadId=upload, PartNumber=number, Body=content)
+    return upload
+
+
+def test_parts_of_something_else_are_not_taken(bucket: Bucket, large: Written, parts_sent: list[int]) -> None:
+    """Parts of another size, or with other bytes, are no help: the upload begins anew; the best of several goes on."""
+    content = large.path.read_bytes()
+    begin(bucket, large, {1: content[: PART // 2]})
+    begin(bucket, large, {1: content[:PART], 3: bytes(large.size - 2 * PART)})
+    begin(bucket, large, {1: content[:PART], 2: content[PART : 2 * PART], 4: b"more"})
+    del parts_sent[:]
+    done = push(large.path, bucket.url("packs/"), client=bucket.client)
+    assert (done.bytes_resumed, sorted(parts_sent)) == (0, [1, 2, 3])
+    assert content_of(bucket, key_of(large)) == content
+    bucket.client.delete_object(Bucket=bucket.name, Key=key_of(large))
+    begin(bucket, large, {1: content[:PART]})
+    begin(bucket, large, {3: content[2 * PART :], 1: content[:PART]})
+    del parts_sent[:]
+    assert push(large.path, bucket.url("packs/"), client=bucket.client).bytes_sent == PART
+    assert parts_sent == [2]
+    lazydeps("push", large.path, bucket.url("packs/"), "--abort", environ=bucket.environ)
+
+
+def test_listed_checksums_count_before_tags(bucket: Bucket, large: Written, parts_sent: list[int]) -> None:
+    """S3 lists the SHA-256 of parts, and encrypted ones have no MD5 for a tag: a part goes by its checksum."""
+    content = large.path.read_bytes()
+    begin(bucket, large, {1: content[:PART], 3: content[2 * PART :]})
+    checksums = {1: base64.b64encode(hashlib.sha256(content[:PART]).digest()).decode(), 3: "AAAA"}
+
+    def as_s3(parsed: dict[str, Any], **_: Any) -> None:
+        for part in parsed["Parts"]:
+            part["ChecksumSHA256"] = checksums[part["PartNumber"]]
+            part["ETag"] = part["ETag"] if part["PartNumber"] == 3 else '"of an encrypted part"'
+
+    client = bucket.server.client()
+    client.meta.events.register("after-call.s3.ListParts", as_s3)
+    del parts_sent[:]
+    assert push(large.path, bucket.url("packs/"), client=client).bytes_resumed == 0  # the third part's is another
+    lazydeps("push", large.path, bucket.url("packs/"), "--abort", environ=bucket.environ)
+
+
+def test_who_may_not_list_uploads_begins_anew(bucket: Bucket, large: Written) -> None:
+    """Continuing needs rights that pushing does not: without them the push succeeds all the same."""
+    begin(bucket, large, {1: large.path.read_bytes()[:PART]})
+    for operation in ("ListMultipartUploads", "ListParts"):
+        client = bucket.server.client()
+        client.meta.events.register(f"before-send.s3.{operation}", _refuse)
+        done = push(large.path, bucket.url("packs/"), client=client)
+        assert (done.sent, done.bytes_resumed) == (True, 0), operation
+        bucket.client.delete_object(Bucket=bucket.name, Key=key_of(large))
+    lazydeps("push", large.path, bucket.url("packs/"), "--abort", environ=bucket.environ)
+
+
+def test_an_upload_that_encrypts_otherwise_is_not_continued(
+    bucket: Bucket, large: Written, parts_sent: list[int]
+) -> None:
+    """An object is encrypted as its upload began: one that was begun otherwise is dropped; tags are set at the end."""
+    content, options = large.path.read_bytes(), PushOptions(sse="aws:kms", tags={"team": "data"})
+    begin(bucket, large, {1: content[:PART], 2: content[PART : 2 * PART]})
+    del parts_sent[:]
+    assert push(large.path, bucket.url("packs/"), client=bucket.client, options=options).bytes_resumed == 0
+    head = bucket.client.head_object(Bucket=bucket.name, Key=key_of(large))
+    assert (head["ServerSideEncryption"], head["TagCount"]) == ("aws:kms", 1)
+    assert parts_in(bucket) == []
+    bucket.client.delete_object(Bucket=bucket.name, Key=key_of(large))
+    begin(bucket, large, {1: content[:PART], 2: content[PART : 2 * PART]}, ServerSideEncryption="aws:kms")
+    del parts_sent[:]
+    assert push(large.path, bucket.url("packs/"), client=bucket.client, options=options).bytes_resumed == PART
+    assert sorted(parts_sent) == [1, 3]
+    head = bucket.client.head_object(Bucket=bucket.name, Key=key_of(large))
+    assert (head["ServerSideEncryption"], head["TagCount"]) == ("aws:kms", 1)
+
+
+def test_a_part_size_of_ones_own(bucket: Bucket, large: Written, parts_sent: list[int]) -> None:
+    """Parts of 5 MiB make more of them, and the checksum that is compared is of those."""
+    done = push(large.path, bucket.url("packs/"), client=bucket.client, part=5 << 20)
+    assert len(parts_sent) == -(-large.size // (5 << 20)) == 7
+    assert done.checksum.endswith("-7")
+    assert content_of(bucket, key_of(large)) == large.path.read_bytes()
 
 
 def test_what_arrived_is_checked(bucket: Bucket, pack: Written, monkeypatch: pytest.MonkeyPatch) -> None:
     """A store whose object does not have the pack's checksum after the upload is not believed."""
-    monkeypatch.setattr(push_module, "_composite_checksum", lambda _: "AAAA")
+    monkeypatch.setattr(Content, "checksum", "AAAA")
     with pytest.raises(IntegrityError, match="not the pack"):
         push(pack.path, bucket.url("packs/"), client=bucket.client)
 
@@ -391,15 +531,23 @@ def test_no_credentials_and_no_server(pack: Written, tmp_path: Path, bucket: Buc
     assert "Traceback" not in done.stderr
 
 
-@pytest.mark.parametrize("operation", ["HeadObject", "PutObject"])
-def test_a_refusal_names_the_permission(bucket: Bucket, pack: Written, operation: str) -> None:
+@pytest.mark.parametrize(
+    ("operation", "words"),
+    [
+        ("ListObjectsV2", "s3:ListBucket on arn:aws:s3:::{}."),
+        ("CreateMultipartUpload", "s3:PutObject on arn:aws:s3:::{}/packs/*."),
+        ("HeadObject", "s3:GetObject on arn:aws:s3:::{}/packs/* and s3:ListBucket on arn:aws:s3:::{}."),
+        ("PutObject", "s3:PutObject on arn:aws:s3:::{}/packs/*."),
+    ],
+)
+def test_a_refusal_names_the_permission(bucket: Bucket, pack: Written, operation: str, words: str) -> None:
     """A publisher without a right is told which one, whichever call S3 refuses."""
     client = bucket.server.client()
     client.meta.events.register(f"before-send.s3.{operation}", _refuse)
-    with pytest.raises(
-        FetchError, match=rf"denied {operation}.*s3:PutObject and s3:GetObject on arn:aws:s3:::{bucket.name}/"
-    ) as error:
+    with pytest.raises(FetchError) as error:
         push(pack.path, bucket.url("packs/"), client=client)
+    assert f"denied {operation} on s3://{bucket.name}/packs/" in str(error.value)
+    assert f"The publisher needs {words.replace('{}', bucket.name)} `aws sts" in str(error.value)
     assert error.value.status == 403
     assert keys_in(bucket) == []
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from lazydeps.build import resolve
+from lazydeps.build import resolve, uv
 from lazydeps.build.interpreters import Interpreter, require_interpreter
 from lazydeps.build.trace import target_suffixes
 from lazydeps.errors import ConfigError, LazydepsError, UnsafeArchiveError
@@ -160,7 +160,7 @@ def test_uvs_reason_reaches_the_user(tmp_path: Path, interpreter: Interpreter) -
 def test_a_missing_wheel_says_what_to_do() -> None:
     """Where wheels are the trouble, the message says how to get round it."""
     said = "error: nothing\n  cause: Because torch==2 has no wheels with a matching platform tag\n"
-    message = resolve._explain(said, arch="arm64", glibc="2.17", python="3.11")
+    message = uv.explain(said, "Python 3.11 on arm64 with glibc 2.17")
     assert "torch==2" in message
     assert "--glibc" in message
 
@@ -168,14 +168,14 @@ def test_a_missing_wheel_says_what_to_do() -> None:
 def test_uv_is_found_or_asked_for(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Without the package, uv on PATH does; without either, the message names the extra."""
     monkeypatch.setitem(sys.modules, "uv", None)
-    uv = tmp_path / "uv"
-    uv.write_text("")
-    uv.chmod(0o755)
+    binary = tmp_path / "uv"
+    binary.write_text("")
+    binary.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    assert resolve.uv_binary() == uv
+    assert uv.uv_binary() == binary
     monkeypatch.setenv("PATH", "")
     with pytest.raises(ConfigError, match=r"pip install 'lazydeps\[build\]'"):
-        resolve.uv_binary()
+        uv.uv_binary()
 
 
 def test_a_folder_is_adopted_without_being_touched(tmp_path: Path) -> None:

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).parents[1] / "src"
 LAYERS = [
     {"errors", "_digest", "_children"},
-    {"_ref", "_config", "_retry", "_deadline", "events"},
-    {"_pack", "_sources"},
+    {"_ref", "_config", "_retry", "_deadline", "events", "_recording_out"},
+    {"_pack", "_sources", "_lockfile"},
     {"_store", "_fetch", "_target", "_archive"},
     {"_archive_zip", "_archive_tar", "_layout"},
     {"_plan", "_space"},
     {"_worker"},
-    {"_host", "_finder", "_metadata"},
+    {"_host", "_finder", "_metadata", "_recording"},
     {"_session", "_lazy", "_path_entry"},
     {"_legacy"},
     {"_runtime"},

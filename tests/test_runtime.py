@@ -874,3 +874,15 @@ except lazydeps.FetchError as error:
     print(json.dumps([other.O, error.status, importlib.metadata.version("other")]))
 """
     assert json.loads(run_python(code).stdout) == [1, 404, "1.0"]
+
+
+def test_a_pack_without_a_boot_set(run_python: RunPython, tmp_path: Path) -> None:
+    """Nothing was recorded when it was built, so everything is cold, and comes when it is imported."""
+    write_tree(tmp_path / "tree", FILES)
+    written = pack_tree(tmp_path / "p.tar.zst", tmp_path / "tree", boot=[])
+    code = """
+with lazydeps.load(lazydeps_ref):
+    import single, alpha.one, coldtop
+print(json.dumps([single.NAME, coldtop.part.Z]))
+"""
+    assert run(run_python, written, code) == ["single", 3]

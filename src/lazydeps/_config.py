@@ -51,6 +51,7 @@ class Config:
         "pack",
         "socket_timeout",
         "timeout",
+        "trace",
     )
 
     def __init__(
@@ -64,9 +65,10 @@ class Config:
         children: bool = True,
         socket_timeout: float = SOCKET_TIMEOUT,
         limits: Limits | None = None,
+        trace: str | None = None,
     ) -> None:
         self.pack = pack
-        """The references to load, as text."""
+        """The references to load, as text, and names that a lock file has."""
         self.directory = directory
         """The folder that holds the stores; absolute."""
         self.allow_unpinned = allow_unpinned
@@ -81,6 +83,8 @@ class Config:
         """Seconds for a connect, and for each wait for bytes; never longer than `timeout`."""
         self.limits = Limits() if limits is None else limits
         """Bounds on what a pack may claim."""
+        self.trace = trace
+        """Where to write what is imported: ``log``, an ``s3://`` or ``file://`` folder. None: it is not recorded."""
 
     def replace(self, **changes: Any) -> Config:
         """Return a copy with other values; the arguments are those of the class."""
@@ -89,7 +93,7 @@ class Config:
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Config:
-        """Read ``LAZYDEPS_PACK``, ``_DIR``, ``_ALLOW_UNPINNED``, ``_TIMEOUT``, ``_CONNECTIONS`` and ``_CHILDREN``.
+        """Read ``LAZYDEPS_PACK``, ``_DIR``, ``_ALLOW_UNPINNED``, ``_TIMEOUT``, ``_CONNECTIONS`` and so on.
 
         A variable that is set to nothing counts as not set.
 
@@ -117,6 +121,11 @@ class Config:
             connections = int(text) if text.isdecimal() and len(text) < 4 else 0
             if not 1 <= connections <= MOST_CONNECTIONS:
                 raise _wrong("LAZYDEPS_CONNECTIONS", text, f"a whole number from 1 to {MOST_CONNECTIONS}")
+        trace = environ.get("LAZYDEPS_TRACE") or None
+        if trace not in (None, "log") and not trace.startswith("file:///"):
+            bucket = trace.removeprefix("s3://").partition("/")[0]
+            if not (trace.startswith("s3://") and bucket) or "#" in trace:
+                raise _wrong("LAZYDEPS_TRACE", trace, "log, s3://BUCKET/PREFIX/ or file:///FOLDER/")
         return cls(
             pack=_split_refs(environ.get("LAZYDEPS_PACK", "")),
             directory=directory,
@@ -124,14 +133,18 @@ class Config:
             timeout=timeout,
             connections=CONNECTIONS if connections is None else connections,
             children=children == "1",
+            trace=trace,
         )
 
 
 def _split_refs(text: str) -> tuple[str, ...]:
-    """Split at the white space that stands between references; an S3 key may hold spaces too."""
+    """Split at the white space that stands between references and names; an S3 key may hold spaces too.
+
+    A pin ends a reference, and a name has no spaces.
+    """
     refs: list[str] = []
     for word in "".join(" " if letter.isspace() else letter for letter in text).split(" "):
-        if "://" in word or not refs:
+        if "://" in word or not refs or "#" in refs[-1] or "://" not in refs[-1]:
             refs.append(word)
         else:
             refs[-1] += " " + word

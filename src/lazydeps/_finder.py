@@ -296,6 +296,10 @@ def _find_in(session: Session, section: Section, fullname: str, base: str) -> Mo
         file = files.get(f"{stem}.py")
         if file is not None:  # a source that did not compile when the pack was built
             return _spec(fullname, PackLoader(fullname, location, session, section, None), package)
+        file = files.get(f"{stem}.pyc")
+        if file is not None:  # the pack was built without sources
+            location += "c"
+            return _spec(fullname, PackSourcelessLoader(fullname, location, session, section, file), package)
     return None
 
 
@@ -308,7 +312,7 @@ def _spec(fullname: str, loader: PackLoader | PackExtensionLoader, package: bool
 
 
 def _need(session: Session, section: Section, file: int, module: str) -> None:
-    if section.first == 0:
+    if section is session.root().boot:
         session.need_boot(file, module)
     else:
         # Nothing recorded which data files and libraries an untraced module needs, so it waits for all of them.
@@ -324,6 +328,8 @@ class PackLoader(SourceFileLoader):
         self._session = session
         self._section = section
         self._bytecode = bytecode
+        self._source = path
+        """What tracebacks name."""
 
     def get_code(self, fullname: str) -> CodeType:
         """Return the module's code, waiting for its frame."""
@@ -333,14 +339,14 @@ class PackLoader(SourceFileLoader):
         from marshal import loads
 
         _need(self._session, self._section, self._bytecode, fullname)
-        if self._section.first == 0:
+        if self._section is self._session.root().boot:
             data = self._session.bytecode(self._bytecode)
         else:
             with open(f"{self._session.tree}/{self._section.paths[self._bytecode]}", "rb") as file:
                 data = memoryview(file.read())
         # PEP 552: magic, flags and hash come first; the pack's root vouches for all of it.
         code: CodeType = loads(data[16:])  # noqa: S302 - no byte comes here before its frame's digest has matched
-        _fix_co_filename(code, self.path)
+        _fix_co_filename(code, self._source)
         return code
 
     def get_data(self, path: str) -> bytes:
@@ -353,6 +359,18 @@ class PackLoader(SourceFileLoader):
         self._session.need_data(name or self.name)
         _folder(self._session, os.path.dirname(self.path)[len(self._session.tree) + 1 :])
         return super().get_resource_reader(name)
+
+
+class PackSourcelessLoader(PackLoader):
+    """Loads a module that was packed without its source; to Python, as to `SourcelessFileLoader`, it has none."""
+
+    def __init__(self, fullname: str, path: str, session: Session, section: Section, bytecode: int) -> None:
+        super().__init__(fullname, path, session, section, bytecode)
+        self._source = path[:-1]
+
+    def get_source(self, fullname: str) -> None:  # noqa: ARG002 - part of the protocol
+        """Return None, by which PEP 302 says that there is no source."""
+        return
 
 
 class PackExtensionLoader(ExtensionFileLoader):

@@ -54,19 +54,25 @@ class Layout:
         """Files and folders that they make at most, bytecode included."""
 
 
-def lay_out(archive: Archive, suffix: str, limits: Limits) -> Layout:
+def lay_out(archive: Archive, suffix: str, limits: Limits, *, python: str = PYTHON) -> Layout:
     """Decide where each member goes.
 
     A wheel's ``*.data/purelib`` and ``platlib`` are folded in; of a Lambda layer what lies below ``python`` and
     ``python/lib/python3.X/site-packages`` is taken; of any other archive everything, without the one folder that holds
     it all where that cannot be a package.
 
+    Args:
+        archive: checked by `open_archive`.
+        suffix: one of `lazydeps._ref.ARCHIVES`.
+        limits: bounds on names, sizes and counts.
+        python: whose site-packages, by minor version.
+
     Raises:
         UnsafeArchiveError: a link leaves the archive, or two members want one place.
         PackMismatchError: the archive is for another Python or platform.
     """
     members = {member.name: member for member in archive.members}
-    place = _placement(members, wheel=suffix == ".whl")
+    place = _placement(members, python, wheel=suffix == ".whl")
     names = Names(limits)
     layout = Layout()
     folders: set[str] = set()
@@ -118,12 +124,12 @@ def _follow(member: Member, members: dict[str, Member]) -> Member:
     raise unsafe(member.raw, "is a link that leads to itself")
 
 
-def _placement(members: dict[str, Member], *, wheel: bool) -> Callable[[str], str | None]:
+def _placement(members: dict[str, Member], python: str, *, wheel: bool) -> Callable[[str], str | None]:
     if wheel:
         return _place_wheel
     below = any(name.startswith("python/") for name in members)
     if below and not any(name.startswith("python/__init__.") for name in members):
-        return _place_layer
+        return lambda name: _place_layer(name, python)
     folder = _wrapping_folder([name for name in members if not name.startswith(APPLE)])
     return lambda name: name.removeprefix(folder) if not name.startswith(APPLE) else None
 
@@ -150,7 +156,7 @@ def _place_wheel(name: str) -> str | None:
     return path if scheme in ("purelib", "platlib") and path else None
 
 
-def _place_layer(name: str) -> str | None:
+def _place_layer(name: str, python: str) -> str | None:
     # https://docs.aws.amazon.com/lambda/latest/dg/packaging-layers.html
     path = name.removeprefix("python/")
     if path == name:
@@ -158,7 +164,7 @@ def _place_layer(name: str) -> str | None:
     found = re.match(r"lib/python([\d.]+)/site-packages/", path)
     if found is None:
         return path
-    return path[found.end() :] if found[1] == PYTHON else None
+    return path[found.end() :] if found[1] == python else None
 
 
 def _shadows(path: str) -> bool:

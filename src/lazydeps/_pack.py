@@ -461,8 +461,8 @@ def _folders(paths: list[str]) -> set[str]:
 
 
 def is_bytecode(path: str) -> bool:
-    """Whether a path names cached bytecode as PEP 3147 places it."""
-    return path.endswith(".pyc") and "__pycache__/" in path
+    """Whether a path names bytecode: where PEP 3147 places it, or in the place of a source that was left out."""
+    return path.endswith(".pyc")
 
 
 def runs(section: Section, number: int) -> Iterator[tuple[int, int, int]]:

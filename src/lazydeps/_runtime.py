@@ -14,16 +14,19 @@ from .events import Report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
     from types import ModuleType, TracebackType
 
     from ._finder import PackFinder
+    from ._recording import Recording
     from ._session import Session
 
 FROZEN = 1000
 """Frozen objects from which on somebody has frozen them: 3.12 has about 400 of its own, every program has thousands."""
 _sessions: dict[Ref, Session] = {}
 _finder: PackFinder | None = None
+_recording: Recording | None = None
+"""Where ``LAZYDEPS_TRACE`` is set."""
 _loading = RLock()
 """Held while packs are added or taken away, so that threads that load one pack share its session, and one finder."""
 _resting: Loading | None = None
@@ -45,6 +48,8 @@ class Loading:
     def __enter__(self) -> Loading:
         global _resting
         self._depth += 1
+        if _recording is not None:
+            _recording.begin()
         # Without packs the block is the user's own business.
         if self._sessions and gc.isenabled():
             _resting = self
@@ -66,6 +71,8 @@ class Loading:
                 for session in self._sessions:
                     session.stop()
             self._depth -= 1
+            if _recording is not None:
+                _recording.end()
             if self._depth == 0 and _resting is self:
                 _collect_again()
 
@@ -89,13 +96,16 @@ def load(
     """Start bringing packs, and make their modules importable at once.
 
     Returns without waiting for the network. Each import of a packed module then waits for its own bytes. With no
-    pack named here or in ``LAZYDEPS_PACK`` it does nothing, so that the same handler runs where the dependencies
-    are installed.
+    pack named here, in ``LAZYDEPS_PACK`` or in a ``lazydeps.lock`` it does nothing, so that the same handler runs where
+    the dependencies are installed.
 
     Args:
         refs: references, ``URL#root=sha256:HEX``, or ``URL#sha256=HEX`` for an archive that is not a pack (a zip, a
-            Lambda layer, a tar, a wheel), which is extracted whole before the first import from it.
-            None: those in ``LAZYDEPS_PACK``, separated by white space.
+            Lambda layer, a tar, a wheel), which is extracted whole before the first import from it; and names of packs
+            in ``lazydeps.lock``. None: those in ``LAZYDEPS_PACK``, separated by white space; without that, all packs of
+            the lock that this interpreter can use, by name.
+            The lock is the file that ``LAZYDEPS_LOCK`` names (``0``: none), else ``lazydeps.lock`` in the folder of
+            the file that calls, else in ``LAMBDA_TASK_ROOT``.
             The first pack that has a module wins. A pack that is loaded already is not loaded again.
         directory: where the stores are. None: ``LAZYDEPS_DIR``, else ``/tmp/lazydeps``.
         timeout: seconds that all of it may take. None: ``LAZYDEPS_TIMEOUT``, else no limit but those of each request.
@@ -106,7 +116,9 @@ def load(
         A context manager. Leaving it waits for the boot and data sets.
 
     Raises:
-        ConfigError: a reference is malformed or not pinned, or the store cannot be used.
+        ConfigError: a reference is malformed or not pinned, the store cannot be used, or the lock is none, or has not
+            what is asked for. Where ``LAMBDA_TASK_ROOT`` is not set, a lock without packs for this interpreter that
+            ``LAZYDEPS_LOCK`` does not name is passed over: there the dependencies are installed.
         PackMismatchError: a pack in the store is for another Python. For one that has yet to be fetched, the first
             import raises it; likewise FetchError, IntegrityError, PackFormatError and InsufficientSpaceError.
     """
@@ -116,7 +128,13 @@ def load(
         config = config.replace(directory=os.path.abspath(directory))  # here, before anybody changes the folder
     if timeout is not None:
         config = config.replace(timeout=min(timeout, _deadline.LONGEST))
-    parsed = [Ref.parse(text) for text in (refs or config.pack)]
+    words = refs or config.pack
+    if words and all("://" in word for word in words):
+        parsed = [Ref.parse(word) for word in words]
+    else:
+        from . import _lockfile
+
+        parsed = _lockfile.chosen(words, environ)
     if not parsed:
         return Loading(())
     global _finder
@@ -134,11 +152,24 @@ def load(
             os.register_at_fork(after_in_child=_after_fork)
         _finder.sessions = tuple(_sessions.values())
         _finder.install(_place())
+        if config.trace is not None:
+            _record(config.trace, environ, known.values())
         if config.children and environ is os.environ:
             from . import _children
 
             _children.tell([(str(session.ref), session.store.directory) for session in known.values()])
     return Loading(tuple(known.values()))
+
+
+def _record(where: str, environ: Mapping[str, str], sessions: Iterable[Session]) -> None:
+    global _recording
+    if _recording is None:
+        from ._recording import Recording
+
+        recording = Recording(where, environ)
+        recording.start()
+        _recording = recording
+    _recording.add(sessions)
 
 
 def _new_session(ref: Ref, environ: Mapping[str, str], config: Config) -> Session:
@@ -173,7 +204,11 @@ def report() -> Report:
 
 def uninstall() -> None:
     """Take the finder away and end the workers. Modules that are imported stay; the stores stay on the disk."""
+    global _recording
     with _loading:
+        if _recording is not None:
+            _recording.stop()
+            _recording = None
         if _finder is not None:
             _finder.uninstall()
         for session in tuple(_sessions.values()):

@@ -188,6 +188,10 @@ class Session:
             raise self._lost()
         return self._rest
 
+    def rest_if_there(self) -> Section | None:
+        """Return that section if it is known; nobody waits and nothing is fetched."""
+        return self._rest if self._try_rest() else None
+
     def need_boot(self, file: int, module: str) -> None:
         """Wait until a file of the boot set, and everything recorded before it, is in place."""
         root = self.root()

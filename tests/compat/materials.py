@@ -33,7 +33,7 @@ def pack(kit: Workshop, project: Project) -> dict[str, Any]:
         NotRun: it cannot be packed.
     """
     work = Work(name=project.name, requirements=project.requirements, statements=project.imports)
-    return make_pack(kit, work)
+    return make_pack(kit, work, options=["--no-prune"])  # many of the suites lie in the wheels
 
 
 def environment(kit: Workshop, *, tools: Sequence[str], wheels: Sequence[str] = ()) -> Path:

@@ -1,25 +1,39 @@
 """The `lazydeps` command: finds the subcommand, and turns every error into words and an exit code.
 
-Exit codes: 0, 1 failure, 2 usage, 130 interrupted; `lazydeps run` passes the program's own on.
+Exit codes: 0, 1 failure, 2 usage, 130 interrupted (by SIGHUP 129, by SIGTERM 143); `lazydeps run` passes the
+program's own on.
 """
 
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
+from contextlib import nullcontext, suppress
 from typing import TYPE_CHECKING
 
 import click
 
 import lazydeps
 from lazydeps.build.console import Console
+from lazydeps.build.interrupts import Interrupted, ignore, raised_once
 from lazydeps.errors import LazydepsError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = ("pack", "push", "inspect", "verify", "extract", "run", "lock", "layer", "gc")
+COMMANDS = (
+    *("plan", "pack", "trace", "push", "package", "doctor"),
+    *("list", "diff", "rollback", "prune"),
+    *("inspect", "verify", "extract", "run", "lock", "layer"),
+    *("cache", "gc", "completion"),
+)
 """In the order in which the help lists them. Each is a file of `build/commands`."""
+
+
+COMPLETE = "_LAZYDEPS_COMPLETE"
+"""The variable with which the script of `lazydeps completion` asks how a line goes on."""
 
 
 class _Commands(click.Group):
@@ -52,10 +66,16 @@ def cli() -> None:
 
 def run_cli(args: Sequence[str]) -> int:
     """Run the command line and return its exit code."""
+    if asked := os.environ.get(COMPLETE):
+        from click.shell_completion import shell_complete
+
+        return shell_complete(cli, {}, "lazydeps", COMPLETE, asked)
     context: click.Context | None = None
     console = Console(as_json="--json" in args and args[0] != "run")
     try:
-        with cli.make_context("lazydeps", list(args)) as context:
+        # `run` passes signals on to the program.
+        signals = nullcontext() if args[:1] == ["run"] else raised_once()
+        with signals, cli.make_context("lazydeps", list(args)) as context:
             result = cli.invoke(context)
         return result if isinstance(result, int) else 0
     except click.exceptions.Exit as error:
@@ -66,9 +86,11 @@ def run_cli(args: Sequence[str]) -> int:
     except LazydepsError as error:
         console.fail(type(error).__name__, str(error), error.facts())
         return 1
-    except (KeyboardInterrupt, click.Abort):
-        console.fail("Interrupted", "nothing was left behind.")
-        return 130
+    except (KeyboardInterrupt, click.Abort) as error:
+        ignore()
+        with suppress(OSError):  # SIGHUP: the terminal is gone
+            console.fail("Interrupted", "nothing was left behind.")
+        return error.exit_code if isinstance(error, Interrupted) else 128 + signal.SIGINT
     except BrokenPipeError:
         sys.stderr.close()
         return 1

@@ -5,6 +5,7 @@ Answers from the files of one tree only; whatever the system's own loader would 
 
 from __future__ import annotations
 
+import hashlib
 import posixpath
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -16,12 +17,15 @@ from elftools.elf.gnuversions import GNUVerNeedSection
 from elftools.elf.hash import GNUHashSection
 from elftools.elf.sections import SymbolTableSection
 
+from lazydeps.errors import LazydepsError
+
 if TYPE_CHECKING:
     from collections.abc import Collection
     from pathlib import Path
 
 _TAGS = {"DT_NEEDED": "needed", "DT_SONAME": "soname", "DT_RUNPATH": "runpath", "DT_RPATH": "rpath"}
 """Dynamic tags, and the attributes under which pyelftools gives the strings that they point to."""
+_SYMBOL_SECTIONS = ("SHT_DYNSYM", "SHT_HASH", "SHT_GNU_HASH", "SHT_GNU_versym", "SHT_GNU_verneed", "SHT_GNU_verdef")
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +130,28 @@ class ElfTree:
                 for name in {base, soname} - {""}:
                     self._by_name[name] = path if name not in self._by_name else None
         return self._by_name
+
+
+def interface(path: Path) -> tuple[Dynamic, dict[str, str]]:
+    """Return all that a loader and other files see of a shared object, to compare it with another form of itself.
+
+    Returns:
+        Its dynamic section, and by name the digest of each section about dynamic symbols, their names and versions:
+        those that it exports and those that it needs.
+
+    Raises:
+        LazydepsError: it is no ELF file that can be read.
+    """
+    try:
+        with path.open("rb") as stream:
+            sections = {
+                section.name: hashlib.sha256(section.data()).hexdigest()
+                for section in ELFFile(stream).iter_sections()
+                if section["sh_type"] in _SYMBOL_SECTIONS or section.name == ".dynstr"
+            }
+    except (ELFError, OSError, UnicodeDecodeError) as error:
+        raise LazydepsError(f"an ELF file could not be read: {error}.") from error
+    return _read(path), sections
 
 
 def is_shared_object(name: str) -> bool:

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import platform
+import re
 import sys
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Literal
+from pathlib import Path
+from typing import Literal
 
 from lazydeps.errors import ConfigError
 
 from . import resolve
+from .dependencies import read_dependencies
+from .handler import find_handler, parse_environ
 from .interpreters import canonical_arch
-
-if TYPE_CHECKING:
-    from pathlib import Path
 
 ARCHITECTURES = ("x86_64", "arm64")
 DEFAULT_LEVEL = 12
@@ -61,9 +62,9 @@ class PackOptions:
     prune: bool = True
     """Whether the rules of ``prune.toml`` apply."""
     exclude: tuple[str, ...] = ()
-    """Patterns of files to leave out besides, relative to site-packages."""
+    """Patterns of files to leave out besides (`patterns.py`), or ``rule:NAME`` to switch on a rule of ``prune.toml``."""
     keep: tuple[str, ...] = ()
-    """Patterns of files that no rule leaves out."""
+    """Patterns of files that neither a rule nor ``exclude`` leaves out, or ``rule:NAME`` to switch one off."""
     strip: bool = False
     """Whether to take debug information out of ELF files."""
     sources: Sources = "cold"
@@ -82,6 +83,8 @@ class PackOptions:
     """Lambda handlers to record, ``MODULE.FUNCTION`` as Lambda spells them, found from the current folder."""
     events: tuple[Path, ...] = ()
     """JSON files, the events that each recorded handler is called with."""
+    trace_env: tuple[str, ...] = ()
+    """Variables that what is recorded gets, ``NAME=VALUE``, or ``NAME`` for this process's own; it gets no others."""
     save_trace: Path | None = None
     """Where to write the trace that was used."""
 
@@ -98,10 +101,7 @@ def check_options(options: PackOptions) -> PackOptions:
     Raises:
         ConfigError: they contradict each other or name something that does not exist.
     """
-    if options.from_dir is not None and (options.requirements or options.requirement_files):
-        raise ConfigError("a pack is made of requirements or of --from-dir, not both. Install them into that folder.")
-    if options.from_dir is None and not options.requirements and not options.requirement_files:
-        raise ConfigError("nothing to pack: give requirements (numpy pandas), -r requirements.txt or --from-dir DIR.")
+    options = _check_inputs(options)
     python = options.python or f"{sys.version_info[0]}.{sys.version_info[1]}"
     parts = python.split(".")
     if len(parts) != 2 or not all(part.isdecimal() for part in parts) or parts[0] != "3" or int(parts[1]) < 11:
@@ -116,13 +116,79 @@ def check_options(options: PackOptions) -> PackOptions:
         _must_exist(name, path)
     for name, paths in (
         ("-c", options.constraint_files),
+        ("--from-archive", (options.from_archive,) if options.from_archive else ()),
         ("--trace-script", options.trace_scripts),
         ("--trace-file", options.trace_files),
         ("--event", options.events),
     ):
         for path in paths:
             _must_exist(name, path)
+    parse_environ(options.trace_env)
+    if options.events and not options.trace_handlers:
+        raise ConfigError("--event is what a handler is called with: name one, --trace-handler app.handler.")
+    for handler in options.trace_handlers:
+        find_handler(handler, handler_folders(options), options.events)
     return replace(options, python=python, arch=arch, glibc=glibc)
+
+
+def is_pylock(file: Path) -> bool:
+    """Tell whether a requirements file is a ``pylock.toml`` or ``pylock.NAME.toml`` (PEP 751)."""
+    return re.fullmatch(r"pylock(\.[^.]+)?\.toml", file.name) is not None
+
+
+def _check_inputs(options: PackOptions) -> PackOptions:
+    """Return options with the project filled in, if what goes in can be combined."""
+    given = {
+        "requirements": options.requirements,
+        "-r": options.requirement_files,
+        "-c": options.constraint_files,
+        "--project": options.project,
+        "--group": options.groups,
+        "--extra": options.extras,
+        "--locked": options.locked,
+        "--wheels": options.wheels,
+        "--from-dir": options.from_dir,
+        "--from-archive": options.from_archive,
+    }
+    named = [name for name, value in given.items() if value]
+    if not set(named) - {"-c"}:
+        raise ConfigError(
+            "nothing to pack: give requirements (numpy pandas), -r requirements.txt, --project DIR, --wheels DIR, "
+            "--from-dir DIR or --from-archive FILE; or configure packs in [tool.lazydeps] of a pyproject.toml."
+        )
+    for alone, why in (
+        ("--from-dir", "a folder of installed packages stands alone: install the rest into it"),
+        ("--from-archive", "an archive of installed packages stands alone: extract it, install the rest, --from-dir"),
+    ):
+        others = [name for name in named if name != alone]
+        if alone in named and others:
+            raise ConfigError(f"{alone} cannot be combined with {', '.join(others)}; {why}.")
+    if any(map(is_pylock, options.requirement_files)) and (len(named) > 1 or len(options.requirement_files) > 1):
+        others = [name for name in named if name != "-r"] or ["another -r"]
+        raise ConfigError(
+            f"a pylock.toml says all there is to install, and cannot be combined with {', '.join(others)}. Add what is "
+            "missing to the project and lock it again, or make two packs."
+        )
+    if options.locked and options.wheels:
+        raise ConfigError("--locked takes packages from their indexes, and --wheels from no index. Leave one out.")
+    if options.project is None and (options.groups or options.extras or options.locked):
+        here = Path()
+        if not (here / "pyproject.toml").is_file():
+            raise ConfigError(
+                f"{', '.join(name for name in named if name in ('--group', '--extra', '--locked'))} is about a "
+                "project, and there is no pyproject.toml in this folder. Say where it is with --project DIR."
+            )
+        options = replace(options, project=here)
+    if options.wheels is not None and not options.wheels.is_dir():
+        raise ConfigError(f"--wheels wants a folder of wheels, and {options.wheels} is none.")
+    if options.project is not None:
+        read_dependencies(options.project, groups=options.groups, extras=options.extras)
+    return options
+
+
+def handler_folders(options: PackOptions) -> tuple[Path, ...]:
+    """Return where a handler's module is looked for: the current folder, then the project's."""
+    return (Path.cwd(), *(() if options.project is None else (options.project,)))
 
 
 def _must_exist(option: str, path: Path) -> None:

@@ -7,22 +7,28 @@ from __future__ import annotations
 
 import tempfile
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from . import resolve, tracing
+from . import interrupts, resolve, slim, tracing
 from .bytecode import compile_tree
+from .cache import Cache, size_limit
+from .collect import read_traces
 from .elf import ElfTree
+from .explain import Inventory
 from .inputs import fill
 from .interpreters import require_interpreter
 from .options import PackOptions, check_options
-from .sets import arrange
-from .slim import slim
-from .trace import Trace, fit, target_suffixes
+from .sets import arrange, boot_files
+from .strip_tree import Stripped, strip_tree
+from .trace import FILE_PREFIX, Trace, fit, target_suffixes
 from .write import Target, write_pack
 
 if TYPE_CHECKING:
+    from .cache import Used
+    from .slim import Slimmed
     from .write import Written
 
 PATCH_STDLIB = frozenset({"eventlet", "gevent"})
@@ -37,8 +43,14 @@ class PackObserver(Protocol):
     def phase(self, name: str, detail: str) -> None:
         """Take the start of a phase (one of `PHASES`) and what it works on, in words."""
 
-    def progress(self, done: int, total: int) -> None:
-        """Take how much of the current phase is done, in units of the phase's own."""
+    def progress(self, done: int, total: int, item: str = "") -> None:
+        """Take how much of the current phase is done, in files or, when it writes, bytes; total is 0 if nobody knows.
+
+        Args:
+            done: how much is done.
+            total: how much there is.
+            item: what is being worked on: a folder, a file, or what uv says.
+        """
 
 
 class SilentObserver:
@@ -47,7 +59,7 @@ class SilentObserver:
     def phase(self, name: str, detail: str) -> None:
         """Do nothing."""
 
-    def progress(self, done: int, total: int) -> None:
+    def progress(self, done: int, total: int, item: str = "") -> None:
         """Do nothing."""
 
 
@@ -67,9 +79,15 @@ class PackResult:
     """Modules of the default list that could not be imported, with the last lines of their traceback."""
     without_bytecode: tuple[str, ...]
     """Sources that are no Python of the target's version."""
+    slimmed: Slimmed
+    """What was left out, and what became smaller."""
+    inventory: Inventory
+    """Where each file is and why, for `explain.explain`."""
     seconds: dict[str, float]
     """Wall-clock seconds by phase."""
     warnings: tuple[str, ...]
+    cache: Used | None
+    """What the cache did; None without one."""
 
 
 @dataclass(slots=True)
@@ -110,26 +128,43 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
     assert options.arch is not None
     assert options.glibc is not None
     for file in options.trace_files:
-        Trace.load(file)  # a bad one is found out now, and not when everything is installed
+        read_traces(file)  # a bad one is found out now, and not when everything is installed
     interpreter = require_interpreter(options.python)
     suffixes = target_suffixes(options.python, options.arch)
     clock = _Clock(observer or SilentObserver())
-    with tempfile.TemporaryDirectory(prefix="lazydeps-pack-", ignore_cleanup_errors=True) as scratch:
+    cache = None if options.cache is None else Cache(options.cache)
+    limit = size_limit()
+    with ExitStack() as stack:
+        with interrupts.held():
+            scratch = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="lazydeps-pack-", ignore_cleanup_errors=True)
+            )
         tree = Path(scratch, "tree").resolve()
         clock.phase("install", _what(options))
-        filled = fill(options, tree, interpreter)
+        filled = fill(options, tree, interpreter, on_line=lambda line: clock.observer.progress(0, 0, line))
         warnings = list(filled.warnings)
-        slim(tree, options)
         distributions = resolve.list_distributions(tree)
         files = resolve.list_files(tree)
         resolve.check_abi(
             files, python=options.python, arch=options.arch, what=str(options.from_dir or "what uv installed")
         )
 
+        planned = slim.plan(tree, files, options)
+        warnings += planned.warnings
+
         clock.phase("compile", f"bytecode for Python {options.python}")
+        stays = [path for path in files if path not in planned.removable]
         compiled = compile_tree(
-            tree, files, interpreter=interpreter, jobs=options.jobs, on_progress=clock.observer.progress
+            tree,
+            stays,
+            interpreter=interpreter,
+            optimize=options.optimize,
+            jobs=options.jobs,
+            cache=cache,
+            on_progress=clock.observer.progress,
         )
+        stripped = strip_tree(tree, stays) if options.strip else Stripped({}, ())
+        warnings += stripped.warnings
         files = sorted({*files, *compiled.pycs})
         elf = ElfTree(tree, files)
 
@@ -142,12 +177,30 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             elf=elf,
             interpreter=interpreter,
             scratch=Path(scratch),
+            cache=cache,
         )
         fitted = fit(recording.trace, files, suffixes=suffixes)
         trace = replace(fitted.trace, python=options.python, arch=options.arch)
         if options.save_trace is not None:
             trace.save(options.save_trace)
         warnings += tracing.warnings_of(recording, fitted.dropped, len(trace.order))
+
+        needed = slim.needed_files(trace.order, planned, files, elf=elf, cache_tag=interpreter.cache_tag)
+        late = [path for path in planned.removable if path in needed]
+        mended = compile_tree(tree, late, interpreter=interpreter, optimize=options.optimize, jobs=options.jobs)
+        slimmed = slim.slim(
+            tree,
+            resolve.list_files(tree),
+            planned,
+            needed=needed,
+            options=options,
+            opened=[entry.removeprefix(FILE_PREFIX) for entry in trace.order if entry.startswith(FILE_PREFIX)],
+            stripped=stripped.saved,
+            cache_tag=interpreter.cache_tag,
+        )
+        warnings += slimmed.warnings
+        files = resolve.list_files(tree)
+        elf = ElfTree(tree, files)
 
         members = arrange(tree, files, trace=trace, elf=elf, suffixes=suffixes, cache_tag=interpreter.cache_tag)
         target = Target(
@@ -167,9 +220,21 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             stdlib=() if PATCH_STDLIB & distributions.keys() else trace.stdlib,
             level=options.level,
             jobs=options.jobs,
+            cache=cache,
             on_progress=clock.observer.progress,
         )
         clock.stop()
+        inventory = Inventory(
+            owners=planned.owners,
+            sets={member.path: member.set for member in members},
+            slimmed=slimmed,
+            trace=trace,
+            boot=boot_files(trace.order, frozenset(files), elf, interpreter.cache_tag),
+            cache_tag=interpreter.cache_tag,
+        )
+    if cache is not None:
+        cache.trim(limit)
+        warnings += cache.warnings
     return PackResult(
         written=written,
         target=target,
@@ -177,9 +242,12 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         trace=trace,
         trace_dropped=fitted.dropped,
         failed_imports=dict(recording.failed),
-        without_bytecode=compiled.failed,
+        without_bytecode=tuple(sorted({*compiled.failed, *mended.failed})),
+        slimmed=slimmed,
+        inventory=inventory,
         seconds=clock.seconds,
         warnings=tuple(warnings),
+        cache=None if cache is None else cache.used,
     )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tempfile
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +15,7 @@ from lazydeps._layout import check_archive
 from lazydeps._legacy import ArchiveStore, ArchiveWorker
 from lazydeps._ref import ARCHIVES, Ref
 from lazydeps._sources import open_source
+from lazydeps.build import lockfile
 from lazydeps.errors import ConfigError, PackMismatchError
 
 if TYPE_CHECKING:
@@ -35,6 +37,27 @@ class Pinned:
     """Bytes of those files."""
     warnings: tuple[str, ...] = ()
     """Why an import may not find what is in it, here or anywhere."""
+
+
+def pin_in_lock(path: Path, name: str, pinned: Pinned) -> None:
+    """Let a name of a lock file mean an archive, on every target that has no pack of that name.
+
+    Raises:
+        ConfigError: the file is no lock, or the name cannot be one.
+    """
+    with lockfile.changing(path):
+        lock = lockfile.read(path, missing=True)
+        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
+        moment = int(epoch) if epoch.isdecimal() else time.time()
+        entry = lockfile.Entry(
+            ref=pinned.ref,
+            size=pinned.size,
+            boot_size=0,
+            unpacked_size=pinned.unpacked_size,
+            distributions={},
+            published=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment)),
+        )
+        lockfile.write(path, lockfile.pin(lock, name, lockfile.ARCHIVE, entry))
 
 
 def pin(ref: Ref) -> Pinned:

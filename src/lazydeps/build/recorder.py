@@ -231,12 +231,33 @@ class Recorder:
         return sorted({*modules, *self.missing})
 
 
+def _script_beside(name: str) -> dict[str, Any]:
+    """Run another script of ours and return its names. It has no name to be imported by: the path is the program's."""
+    path = os.path.join(os.path.dirname(os.path.abspath(__file__)), name)
+    names = {"__name__": "lazydeps recorder", "__file__": path}
+    with open(path, "rb") as stream:
+        exec(compile(stream.read(), path, "exec"), names)  # noqa: S102 - our own file
+    return names
+
+
 def _run_main(source: str | bytes, filename: str) -> None:
     """Run code as ``__main__``, in a module of its own."""
     main = type(sys)("__main__")
     main.__dict__.update(__file__=filename, __builtins__=__builtins__)
     sys.modules["__main__"] = main
     exec(compile(source, filename, "exec"), main.__dict__)  # noqa: S102 (running the user's program is the task)
+
+
+def run_program(config: dict[str, Any], companion: dict[str, Any]) -> dict[str, BaseException]:
+    """Run the statements, the script and the handler of a configuration; return what events made the handler raise."""
+    for statement in config["statements"]:
+        _run_main(statement, "<trace>")
+    if config["script"]:
+        sys.path.insert(0, os.path.dirname(os.path.abspath(config["script"])))
+        with open(config["script"], "rb") as script:
+            _run_main(script.read(), config["script"])
+    raised: dict[str, BaseException] = companion["run"](*config["handler"]) if config["handler"] else {}
+    return raised
 
 
 def _stdlib_imported(before: frozenset[str]) -> list[str]:
@@ -265,11 +286,16 @@ def main() -> None:
         config = marshal.load(settings)  # noqa: S302 - written by our parent
     sys.path[:] = [entry for entry in sys.path if entry] + [config["tree"]]
     sys.argv[:] = [config["script"] or "-c"]
+    companion = _script_beside("recorder_handler.py")
     recorder = Recorder(config["tree"])
     before = frozenset(sys.modules)
     sys.meta_path.insert(0, recorder)
     sys.addaudithook(recorder.audit)
+    # lazydeps first, as a pack never provides it; what Lambda bundles last, behind the tree.
+    sys.meta_path.insert(0, companion["Beside"](config["first"]))
+    sys.meta_path.append(companion["Beside"](config["last"]))
     failed: dict[str, str] = {}
+    raised: dict[str, BaseException] = {}
     crashes: dict[str, BaseException] = {}
     """By module; the program itself under no name. Put into words at the end: `traceback` imports half a library."""
     try:
@@ -282,12 +308,7 @@ def main() -> None:
                 crashes[name] = error
             except SystemExit as error:
                 failed[name] = f"SystemExit: {error.code}"
-        for statement in config["statements"]:
-            _run_main(statement, "<trace>")
-        if config["script"]:
-            sys.path.insert(0, os.path.dirname(os.path.abspath(config["script"])))
-            with open(config["script"], "rb") as script:
-                _run_main(script.read(), config["script"])
+        raised = run_program(config, companion)
     except SystemExit as error:
         if error.code not in (None, 0):
             failed[""] = f"SystemExit: {error.code}"
@@ -296,6 +317,7 @@ def main() -> None:
     recorder.look_at_memory()
     stdlib = _stdlib_imported(before)
     failed.update((name, _last_lines(error)) for name, error in crashes.items())
+    events = {name: _last_lines(error) for name, error in raised.items()}
     import json
 
     with open(config["out"], "w", encoding="utf-8") as stream:
@@ -306,6 +328,7 @@ def main() -> None:
                 "stdlib": stdlib,
                 "fatal": failed.pop("", ""),
                 "failed": failed,
+                "events": events,
             },
             stream,
         )

@@ -6,14 +6,15 @@ importable modules it holds. It compiles nothing and imports nothing of the tree
 
 from __future__ import annotations
 
+import base64
 import csv
+import hashlib
 import io
 import json
 import os
 import re
 import shutil
 import stat
-import subprocess
 from dataclasses import dataclass
 from email.parser import HeaderParser
 from pathlib import Path
@@ -22,10 +23,12 @@ from typing import TYPE_CHECKING
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
-from lazydeps.errors import ConfigError, LazydepsError, UnsafeArchiveError
+from lazydeps.errors import ConfigError, UnsafeArchiveError
+
+from . import uv
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Sequence
+    from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 
     from .interpreters import Interpreter
 
@@ -35,7 +38,6 @@ python3.11 runs on Amazon Linux 2 with glibc 2.26, and 2.17 is the nearest platf
 GLIBC_FLOOR = "2.34"
 """Amazon Linux 2023, on which Lambda runs Python 3.12 and later."""
 
-_NO_WHEEL = re.compile(r"(?:Wheels are required for|attempted to build)\s+`([^`@ ]+)")
 _HARDLINK_SIZE = 1 << 20
 """Files of the user's folder of at least so many bytes are hard-linked, not copied: nobody writes into a library in
 place, while a small file might be a cache that the traced program updates."""
@@ -58,80 +60,61 @@ def glibc_floor(python: str) -> str:
     return GLIBC_FLOORS.get(python, GLIBC_FLOOR)
 
 
-def uv_binary() -> Path:
-    """Return the path of uv.
-
-    Raises:
-        ConfigError: neither the `uv` package nor an executable on PATH is there.
-    """
-    try:
-        from uv import find_uv_bin
-
-        return Path(find_uv_bin())
-    except (ImportError, FileNotFoundError):
-        found = shutil.which("uv")
-    if found is None:
-        raise ConfigError(
-            "packing needs uv to resolve and install, and it was found neither as a Python package nor on PATH. "
-            "Install it with `pip install 'lazydeps[build]'`."
-        )
-    return Path(found)
-
-
 def install(
     requirements: Sequence[str],
     *,
     requirement_files: Sequence[Path] = (),
     constraints: Sequence[Path] = (),
+    more: Sequence[str] = (),
     into: Path,
     interpreter: Interpreter,
     arch: str,
     glibc: str | None,
+    on_line: Callable[[str], None] | None = None,
 ) -> Installed:
     """Resolve and install requirements into a folder with ``uv pip install --target``.
 
     Wheels are taken wherever a version has one, even an older one: uv by itself prefers a newer version's source
     archive, which it would build against this machine's C library. Sources are built only for projects that have no
-    wheel at all. For another architecture that works for pure Python; uv refuses a wheel that was compiled here.
+    wheel at all, and for what is named by its place: a folder, a repository, a source archive. For another
+    architecture that works for pure Python; uv refuses a wheel that was compiled here.
 
     Args:
         requirements: requirement strings, as on uv's command line.
         requirement_files: ``requirements.txt`` files.
         constraints: constraint files.
+        more: further arguments of uv, for example ``--no-index``.
         into: the folder; made if missing.
         interpreter: a CPython of the target's minor version.
         arch: ``x86_64`` or ``arm64``.
         glibc: the oldest C library that the result must run on, for example ``2.34``; None for this machine's platform.
+        on_line: called with each line that uv says, as it says it.
 
     Raises:
         ConfigError: uv is missing.
-        LazydepsError: uv failed; the message holds its reason.
+        LazydepsError: uv failed, and the message holds its reason; or the target is another machine, and packages
+            have neither a wheel for it nor can be built without a compiler: all of them are named.
     """
     machine = {"arm64": "aarch64"}.get(arch, arch)
-    platform = [] if glibc is None else ["--python-platform", f"{machine}-manylinux_{glibc.replace('.', '_')}"]
+    platform = () if glibc is None else ("--python-platform", f"{machine}-manylinux_{glibc.replace('.', '_')}")
     wanted = [part for file in requirement_files for part in ("-r", os.fspath(file))]
     wanted += [part for file in constraints for part in ("-c", os.fspath(file))]
-    wanted += ["--", *requirements]
-    common = [
-        *("--target", os.fspath(into), "--python", os.fspath(interpreter.path), "--python-version", interpreter.minor),
-        *(*platform, "--no-compile-bytecode", "--link-mode", "copy", "--no-progress", "--color", "never"),
-    ]
-    built: set[str] = set()
-    wheels_only = ["--only-binary", ":all:"]
-    while True:
-        done = _uv(*common, *wheels_only, *wanted)
-        if done.returncode == 0:
-            break
-        blocked = _without_wheels(done.stderr, common) - built
-        if not blocked:
-            raise LazydepsError(_explain(done.stderr, arch=arch, glibc=glibc, python=interpreter.minor))
-        built |= blocked
-        # Everything that a free resolution names stays wheels-only, except what has been shown to have none.
-        free = _uv(*common, "--dry-run", *wanted)
-        if free.returncode != 0:
-            raise LazydepsError(_explain(free.stderr, arch=arch, glibc=glibc, python=interpreter.minor))
-        names = {canonicalize_name(name) for name in re.findall(r"^ \+ ([\w.-]+)", free.stderr, re.MULTILINE)}
-        wheels_only = [part for name in sorted(names - built) for part in ("--only-binary", name)]
+    here = (
+        *("--python", os.fspath(interpreter.path), "--python-version", interpreter.minor, "--no-compile-bytecode"),
+        *("--link-mode", "copy", "--color", "never"),
+    )
+    built = uv.install(
+        uv.Demand(
+            wanted=(*more, *wanted, "--", *requirements),
+            here=here,
+            platform=platform,
+            options=tuple(_index_options(requirement_files, more)),
+            foreign=glibc is not None and (interpreter.arch, interpreter.platform) != (arch, "linux"),
+            target=f"Python {interpreter.minor} on {arch}" + (f" with glibc {glibc}" if glibc else ""),
+        ),
+        into,
+        on_line=on_line,
+    )
     return Installed(tuple(_build_warnings(into, built, glibc=glibc, here=interpreter.glibc)))
 
 
@@ -152,7 +135,7 @@ def adopt(folder: Path, *, into: Path) -> Installed:
     _copy(root, into, root, (root,))
     if not any(into.iterdir()):
         raise ConfigError(f"--from-dir wants a site-packages folder with installed packages, and {folder} is empty.")
-    return Installed(tuple(_pth_warnings(into)))
+    return Installed(tuple(path_warnings(into)))
 
 
 def normalise(tree: Path, *, drop_scripts: bool) -> None:
@@ -171,10 +154,21 @@ def normalise(tree: Path, *, drop_scripts: bool) -> None:
         for name in _BOOKKEEPING:
             (info / name).unlink(missing_ok=True)
         _drop_local_url(info / "direct_url.json")
+    rewrite_records(tree)
+
+
+def rewrite_records(tree: Path, *, changed: Mapping[str, str] | None = None) -> None:
+    """Make the RECORD files list what is there (PEP 376).
+
+    Args:
+        tree: the installed tree; changed in place.
+        changed: files whose content is not the installed one any more, by the path under which they were listed:
+            the path at which they are now. Their digests are computed anew.
+    """
     files = frozenset(list_files(tree))
     for info in sorted(tree.glob("*.dist-info")):
         if (info / "RECORD").is_file():
-            _rewrite_record(tree, info, files)
+            _rewrite_record(tree, info, files, changed or {})
 
 
 def list_files(tree: Path) -> list[str]:
@@ -189,6 +183,27 @@ def list_files(tree: Path) -> list[str]:
 def list_distributions(tree: Path) -> dict[str, str]:
     """Return the installed distributions, normalised name (PEP 503) to version, sorted by name."""
     return {dist.name: dist.version for dist in _distributions(tree)}
+
+
+def distribution_files(tree: Path) -> dict[str, tuple[str, ...]]:
+    """Return the files that each installed distribution's RECORD names: normalised name to posix paths, sorted."""
+    return {dist.name: dist.files for dist in _distributions(tree)}
+
+
+def distribution_requires(tree: Path) -> dict[str, tuple[str, ...]]:
+    """Return what each installed distribution requires: normalised name to requirement strings."""
+    return {dist.name: dist.requires for dist in _distributions(tree)}
+
+
+def owners(tree: Path) -> dict[str, str]:
+    """Return which distribution each installed file belongs to: path to normalised name, as RECORD files list them."""
+    found: dict[str, str] = {}
+    for dist in _distributions(tree):
+        for listed in dist.files:
+            found.setdefault(Path(os.path.normpath(listed)).as_posix(), dist.name)
+        for path in (tree / dist.info).rglob("*"):
+            found.setdefault(path.relative_to(tree).as_posix(), dist.name)
+    return found
 
 
 def requested_names(
@@ -333,8 +348,8 @@ def _parents(name: str) -> Iterator[str]:
         yield name
 
 
-def _requirement_lines(file: Path, *, seen: set[Path]) -> Iterator[str]:
-    """Yield the requirements of a file and of the files that it includes; options are uv's business."""
+def _requirement_lines(file: Path, *, seen: set[Path], options: bool = False) -> Iterator[str]:
+    """Yield the requirements of a file and of the files that it includes, or else its options."""
     if file in seen:
         return
     seen.add(file)
@@ -346,9 +361,9 @@ def _requirement_lines(file: Path, *, seen: set[Path]) -> Iterator[str]:
         stripped = re.sub(r"(^|\s)#.*$", "", line).strip()
         included = re.match(r"(?:-r|--requirement)[ =]*(.+)$", stripped)
         if included:
-            yield from _requirement_lines(file.parent / included.group(1), seen=seen)
-        elif stripped and not stripped.startswith("-"):
-            yield re.split(r"\s+--", stripped)[0]
+            yield from _requirement_lines(file.parent / included.group(1), seen=seen, options=options)
+        elif stripped and stripped.startswith("-") == options:
+            yield stripped if options else re.split(r"\s+--", stripped)[0]
 
 
 def _requirement_name(line: str) -> str | None:
@@ -362,45 +377,21 @@ def _requirement_name(line: str) -> str | None:
         return None
 
 
-def _without_wheels(stderr: str, common: Sequence[str]) -> set[str]:
-    """Return the projects that uv's complaint names for want of wheels.
-
-    uv also names those of which only some old versions have none; they are left out, or they would be built from
-    source in their newest version although an older one has a wheel that fits.
-    """
-    named: set[str] = {canonicalize_name(name) for name in _NO_WHEEL.findall(stderr)}
-    if len(named) < 2:
-        return named
-    wheels_only = ("--dry-run", "--no-deps", "--only-binary", ":all:", "--")
-    return {name for name in sorted(named) if _uv(*common, *wheels_only, name).returncode != 0} or named
-
-
-def _uv(*arguments: str) -> subprocess.CompletedProcess[str]:
-    # The user's UV_* variables and configuration (indexes, credentials, proxies) reach uv untouched, and no message
-    # of ours repeats them.
-    return subprocess.run(
-        [os.fspath(uv_binary()), "pip", "install", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-    )
-
-
-def _explain(stderr: str, *, arch: str, glibc: str | None, python: str) -> str:
-    """Turn uv's complaint into ours: what it said, and what to do about missing wheels."""
-    lines = [line.rstrip() for line in stderr.strip().splitlines() if line.strip()]
-    start = next((index for index, line in enumerate(lines) if line.startswith("error:")), 0)
-    said = "\n".join(lines[start:][-12:]) or "uv gave no reason"
-    target = f"Python {python} on {arch}" + (f" with glibc {glibc}" if glibc else "")
-    message = f"uv could not install the requirements for {target}:\n{said}"
-    if _NO_WHEEL.search(stderr) or re.search("no usable wheels|no wheels with a matching|is not compatible", stderr):
-        message += (
-            "\nA pack is built from wheels that fit its target. Choose a version that has one, or another --python, "
-            "--arch or --glibc; or build that wheel on the target's platform and name its file as a requirement."
-        )
-    return message
+def _index_options(files: Sequence[Path], more: Sequence[str]) -> list[str]:
+    """Return what says where packages are looked for, in requirements files and on the command line."""
+    found = [word for name, value in zip(more, (*more[1:], ""), strict=False) for word in _index_option(name, value)]
+    for file in files:
+        for line in _requirement_lines(file, seen=set(), options=True):
+            name, _, value = line.replace("=", " ", 1).partition(" ")
+            if name in ("-i", "-f") and not value:
+                name, value = line[:2], line[2:]
+            if name in ("-i", "--index-url", "--extra-index-url", "-f", "--find-links"):
+                value = value.strip()
+                near = file.parent / value
+                found += [name, os.fspath(near.absolute()) if near.exists() else value]
+            elif name == "--no-index":
+                found.append(name)
+    return found
 
 
 def _copy(source: Path, target: Path, root: Path, ancestors: tuple[Path, ...]) -> None:
@@ -447,14 +438,21 @@ def _copy_file(source: Path, target: Path, size: int) -> None:
     shutil.copymode(source, target)
 
 
-def _build_warnings(tree: Path, built: Collection[str], *, glibc: str | None, here: str) -> Iterator[str]:
+def _index_option(name: str, value: str) -> tuple[str, ...]:
+    if name in ("--project", "--find-links"):
+        return (name, value)
+    return (name,) if name == "--no-index" else ()
+
+
+def _build_warnings(tree: Path, done: uv.Built, *, glibc: str | None, here: str) -> Iterator[str]:
+    built = done.for_want | done.from_place
     compiled = [
         dist.name
         for dist in _distributions(tree)
         if dist.name in built and "Root-Is-Purelib: true" not in _read_text(tree / dist.info / "WHEEL")
     ]
-    if built:
-        yield f"built from source, because there is no wheel: {', '.join(sorted(built))}."
+    if done.for_want:
+        yield f"built from source, because there is no wheel: {', '.join(sorted(done.for_want))}."
     if compiled and glibc is not None:
         yield (
             f"{', '.join(compiled)}: compiled here, against glibc {here or '(unknown)'}; the target promises only "
@@ -469,7 +467,8 @@ def _read_text(path: Path) -> str:
         return ""
 
 
-def _pth_warnings(tree: Path) -> Iterator[str]:
+def path_warnings(tree: Path) -> Iterator[str]:
+    """Yield a warning for each ``.pth`` file of a tree."""
     for path in sorted(tree.glob("*.pth")):
         yield f"{path.name} is packed but not honoured: .pth files work only in folders that the site module reads."
 
@@ -483,7 +482,7 @@ def _drop_local_url(path: Path) -> None:
         path.unlink()
 
 
-def _rewrite_record(tree: Path, info: Path, files: frozenset[str]) -> None:
+def _rewrite_record(tree: Path, info: Path, files: frozenset[str], changed: Mapping[str, str]) -> None:
     """Keep the rows of files that are still there, sorted, with their digests (PEP 376, "RECORD")."""
     record = info / "RECORD"
     own = f"{info.name}/RECORD"
@@ -494,10 +493,17 @@ def _rewrite_record(tree: Path, info: Path, files: frozenset[str]) -> None:
         path = Path(os.path.normpath(row[0]))
         if path.is_relative_to(tree):
             path = path.relative_to(tree)
-        name = path.as_posix()
+        listed = path.as_posix()
+        name = changed.get(listed, listed)
         if name in files and name != own:
-            rows[name] = [name, *row[1:3]]
+            rows[name] = _record_row(tree, name) if listed in changed else [name, *row[1:3]]
     text = io.StringIO(newline="")
     csv.writer(text, lineterminator="\n").writerows(rows[name] for name in sorted(rows))
     record.unlink()  # it may be a hard link into the user's folder
     record.write_text(text.getvalue(), encoding="utf-8", newline="")
+
+
+def _record_row(tree: Path, name: str) -> list[str]:
+    content = (tree / name).read_bytes()
+    digest = base64.urlsafe_b64encode(hashlib.sha256(content).digest()).decode().rstrip("=")
+    return [name, f"sha256={digest}", str(len(content))]

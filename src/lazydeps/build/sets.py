@@ -49,9 +49,7 @@ def arrange(
         cache_tag: what the target's bytecode files are named after, for example ``cpython-313``.
     """
     known = frozenset(files)
-    boot: dict[str, None] = {}
-    for path in _boot(trace.order, known, elf, cache_tag):
-        boot[path] = None
+    boot = boot_files(trace.order, known, elf, cache_tag)
     data: list[str] = []
     modules: list[str] = []
     spare: list[str] = []
@@ -96,13 +94,25 @@ def is_extension(path: str, elf: ElfTree, suffixes: Sequence[str]) -> bool:
     return stem.isidentifier() and elf.exports(path, f"PyInit_{stem}")
 
 
-def _boot(order: Iterable[str], known: frozenset[str], elf: ElfTree, cache_tag: str) -> Iterable[str]:
+def boot_files(order: Iterable[str], known: frozenset[str], elf: ElfTree, cache_tag: str) -> dict[str, str]:
+    """Return the files of the boot set in their order, each with the entry of the trace that it is there for.
+
+    Args:
+        order: the trace's entries.
+        known: the tree's files, bytecode included.
+        elf: the tree's ELF files.
+        cache_tag: what the target's bytecode files are named after.
+    """
+    boot: dict[str, str] = {}
     for entry in order:
         path = entry.removeprefix(FILE_PREFIX)
         if path == entry and path.endswith(".py"):
-            pyc = pyc_path(path, cache_tag)
-            yield pyc if pyc in known else path
+            # A dropped source's bytecode stands in its place (`sourceless.py`).
+            forms = (pyc_path(path, cache_tag), path, path + "c")
+            boot.setdefault(next((form for form in forms if form in known), path), entry)
         elif path in known:
             if is_shared_object(posixpath.basename(path)):
-                yield from elf.needed_closure(path)
-            yield path
+                for library in elf.needed_closure(path):
+                    boot.setdefault(library, entry)
+            boot.setdefault(path, entry)
+    return boot

@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import io
 import struct
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from elftools.common.exceptions import ELFError
 from elftools.elf.constants import SH_FLAGS
 from elftools.elf.elffile import ELFFile
 
 from lazydeps.errors import LazydepsError
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 # The layout of 64-bit ELF files: System V ABI, chapter 4, "ELF Header" and "Section Header".
 _SECTION_HEADER = struct.Struct("<IIQQQQIIQQ")
@@ -23,6 +26,8 @@ _E_SHOFF = slice(40, 48)
 _E_SHNUM = slice(60, 64)
 """Its last two fields: how many section headers there are, and which of them has their names."""
 _SHT_STRTAB = 3
+_SLACK = 4096
+"""Bytes that are not worth rewriting a file for: section headers and names, which have to stay, are about that long."""
 
 
 def strip_elf(content: bytes) -> bytes:
@@ -51,6 +56,34 @@ def strip_elf(content: bytes) -> bytes:
     except (ELFError, struct.error, UnicodeDecodeError) as error:
         raise LazydepsError(f"an ELF file that cannot be read cannot be stripped: {error}.") from error
     return stripped if len(stripped) < len(content) else content
+
+
+def worth_stripping(path: Path) -> bool:
+    """Tell whether stripping a file would save something, from its headers alone: a library can be huge.
+
+    Only what `strip_elf` takes counts: 64-bit little-endian executables and shared objects. Nor does a file that
+    carries bytes behind all that its headers name, as programs do that read data appended to themselves.
+    """
+    with path.open("rb") as stream:
+        if stream.read(6) != b"\x7fELF\x02\x01":
+            return False
+        size = stream.seek(0, io.SEEK_END)
+        try:
+            elf = ELFFile(stream)
+            sections = [section for section in elf.iter_sections() if section["sh_type"] != "SHT_NOBITS"]
+            segments = [segment["p_offset"] + segment["p_filesz"] for segment in elf.iter_segments("PT_LOAD")]
+            ends = [(section["sh_offset"] + section["sh_size"], section["sh_flags"]) for section in sections]
+        except (ELFError, UnicodeDecodeError):
+            return False
+        if not segments or size > max([*segments, *(end for end, _ in ends), _headers_end(elf)]) + _SLACK:
+            return False
+        loaded = max([*segments, *(end for end, flags in ends if flags & SH_FLAGS.SHF_ALLOC)])
+    return size - loaded > _SLACK
+
+
+def _headers_end(elf: Any) -> int:
+    end: int = elf["e_shoff"] + elf["e_shnum"] * elf["e_shentsize"]
+    return end
 
 
 def _without_unloaded(content: bytes, elf: Any) -> bytes:

@@ -19,19 +19,22 @@ import re
 import signal
 import subprocess
 import tempfile
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lazydeps.errors import ConfigError, LazydepsError
 
+from . import processes
 from .bytecode import clean_environ
 from .elf import is_shared_object
+from .handler import BUNDLED, beside
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping, Sequence
 
     from .elf import ElfTree
+    from .handler import Handler
     from .interpreters import Interpreter
 
 VERSION = 1
@@ -54,7 +57,7 @@ class Trace:
     arch: str
     """Architecture of the tree that was imported: ``x86_64`` or ``arm64``."""
     how: tuple[str, ...]
-    """What was run: statements, ``import NAME`` lines or ``script NAME``."""
+    """What was run: statements, ``import NAME``, ``script NAME``, ``handler NAME with EVENT`` or ``function NAME``."""
     order: tuple[str, ...]
     """The files, in the order in which they have to be there."""
     absent: tuple[str, ...]
@@ -94,9 +97,22 @@ class Trace:
             ConfigError: the file is missing, no trace, or a trace of another version.
         """
         try:
-            document = json.loads(path.read_text(encoding="utf-8"))
+            text = path.read_text(encoding="utf-8")
         except OSError as error:
             raise ConfigError(f"the trace {path} could not be read: {error.strerror or error}.") from error
+        except ValueError as error:
+            raise ConfigError(f"{path} is not a trace: it is no JSON ({error}).") from error
+        return cls.parse(text, path)
+
+    @classmethod
+    def parse(cls, text: str, path: Path) -> Trace:
+        """Read a document's text; ``path`` is where it comes from, for messages.
+
+        Raises:
+            ConfigError: it is no trace, or a trace of another version.
+        """
+        try:
+            document = json.loads(text)
         except (ValueError, RecursionError) as error:
             raise ConfigError(f"{path} is not a trace: it is no JSON ({error}).") from error
         if not isinstance(document, dict) or "lazydeps_trace" not in document:
@@ -125,6 +141,8 @@ class Recording:
     trace: Trace
     failed: Mapping[str, str]
     """Modules of the default list that could not be imported, with the last lines of their traceback."""
+    raised: Mapping[str, str] = field(default_factory=dict)
+    """Events with which a handler raised, with the last lines of the traceback. What it had imported is recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,13 +162,16 @@ def record(
     arch: str,
     statements: Sequence[str] = (),
     script: Path | None = None,
+    handler: Handler | None = None,
     modules: Sequence[str] = (),
+    environ: Mapping[str, str] | None = None,
     timeout: float = TIMEOUT,
 ) -> Recording:
     """Run a program against a tree in a clean process, and return what it touched.
 
     The process gets none of the user's environment but PATH, a home and a working folder of its own that are thrown
-    away, and hash seed 0, so that the same tree gives the same trace.
+    away (a handler works in its own folder, as on Lambda), and hash seed 0, so that the same tree gives the same trace.
+    It can import lazydeps, whose `load` has nothing to load there.
 
     Args:
         tree: the installed tree, with its bytecode.
@@ -159,7 +180,9 @@ def record(
         arch: the tree's architecture, for the document.
         statements: Python code, each run as a ``__main__``; an exception is fatal.
         script: a program to run; an exception is fatal.
+        handler: a Lambda handler: an exception while its module is imported is fatal, one with an event is reported.
         modules: modules to import; one that fails is reported, not fatal.
+        environ: more variables for the process.
         timeout: seconds that the program may run.
 
     Raises:
@@ -167,21 +190,20 @@ def record(
     """
     left = list(modules)
     failed: dict[str, str] = {}
+    settings, own, what = prepare(tree, statements=statements, script=script, handler=handler, environ=environ)
     with tempfile.TemporaryDirectory(prefix="lazydeps-trace-") as scratch:
         while True:
-            raw = _run(tree, Path(scratch), interpreter, left, statements, script, timeout)
+            raw = run(_RECORDER, Path(scratch), interpreter, {**settings, "modules": list(left)}, own, timeout)
             if "crashed" not in raw:
                 break
             name = str(raw["module"])
             if name not in left:
-                what = str(script) if script is not None else "; ".join(statements)
-                raise LazydepsError(f"the traced program `{what}` {raw['crashed']}.")
+                raise LazydepsError(f"the traced program `{'; '.join(what)}` {raw['crashed']}.")
             # One module that takes the process down must not cost the trace of all others.
             left.remove(name)
             failed[name] = str(raw["crashed"])
     if raw["fatal"]:
-        what = str(script) if script is not None else "; ".join(statements)
-        raise LazydepsError(f"the traced program `{what}` failed:\n{raw['fatal']}")
+        raise LazydepsError(f"the traced program `{'; '.join(what)}` failed:\n{raw['fatal']}")
     failed.update(raw["failed"])
     if modules and len(failed) == len(modules):
         first, message = next(iter(failed.items()))
@@ -189,18 +211,42 @@ def record(
             f"none of the packed modules could be imported ({', '.join(failed)}). `import {first}` ended with:\n"
             f"{message}\nSay what to import with --trace, or give a recorded --trace-file."
         )
-    how = [f"import {name}" for name in modules if name not in failed] + list(statements)
-    if script is not None:
-        how.append(f"script {script.name}")
     trace = Trace(
         python=interpreter.minor,
         arch=arch,
-        how=tuple(how),
+        how=(*(f"import {name}" for name in modules if name not in failed), *what),
         order=_order(raw["entries"], elf),
         absent=tuple(path.replace(os.sep, "/") for path in raw["absent"]),
         stdlib=tuple(raw["stdlib"]),
     )
-    return Recording(trace, failed)
+    return Recording(trace, failed, raw["events"])
+
+
+def prepare(
+    tree: Path,
+    *,
+    statements: Sequence[str],
+    script: Path | None,
+    handler: Handler | None,
+    environ: Mapping[str, str] | None,
+) -> tuple[dict[str, Any], dict[str, str], list[str]]:
+    """Return what `recorder.py` has to know of a program, the variables of its process, and the program in words."""
+    what = [*statements]
+    if script is not None:
+        what.append(f"script {script.name}")
+    if handler is not None:
+        what.append(handler.how)
+    settings = {
+        "tree": str(tree.resolve()),
+        "statements": list(statements),
+        "script": None if script is None else str(script.resolve()),
+        "handler": None if handler is None else (handler.name, str(handler.folder), list(handler.events)),
+        "first": beside(("lazydeps",)),
+        # Only for programs of the user's: what a package makes of boto3 being there must not depend on this machine.
+        "last": {} if handler is None and script is None else beside(BUNDLED),
+    }
+    own = {**(handler.environ if handler is not None else {}), "LAZYDEPS_LOCK": "0", **(environ or {})}
+    return settings, own, what
 
 
 def fit(trace: Trace, files: Collection[str], *, suffixes: Sequence[str]) -> Fitted:
@@ -236,12 +282,23 @@ def target_suffixes(python: str, arch: str) -> tuple[str, ...]:
     return (f".cpython-{python.replace('.', '')}-{machine}-linux-gnu.so", ".abi3.so", ".so")
 
 
+def entry_key(entry: str) -> tuple[str, bool]:
+    """Return what an entry is called on every target: an extension module without what says for which it was built."""
+    match = _SOABI.search(entry)
+    stem = entry[: match.start()] if match else entry.removesuffix(".abi3.so")
+    return stem, stem != entry
+
+
+def is_module(entry: str) -> bool:
+    """Tell whether an entry is a module, whose body may need what stands before it, and not a file."""
+    return (entry.endswith(".py") and not entry.startswith(FILE_PREFIX)) or entry_key(entry)[1]
+
+
 def _fit_entry(entry: str, files: Collection[str], suffixes: Sequence[str]) -> str | None:
     if entry.removeprefix(FILE_PREFIX) in files:
         return entry
-    match = _SOABI.search(entry)
-    stem = entry[: match.start()] if match else entry.removesuffix(".abi3.so") if entry.endswith(".abi3.so") else None
-    if stem is not None:
+    stem, is_extension = entry_key(entry)
+    if is_extension:
         # Also .abi3: a distribution may ship a stable-ABI module for one architecture and a plain one for another.
         return next((stem + suffix for suffix in suffixes if stem + suffix in files), None)
     return None
@@ -266,44 +323,29 @@ def _order(entries: Sequence[Sequence[str]], elf: ElfTree) -> tuple[str, ...]:
     return tuple(order)
 
 
-def _run(
-    tree: Path,
+def run(
+    recorder: Path,
     scratch: Path,
     interpreter: Interpreter,
-    modules: Sequence[str],
-    statements: Sequence[str],
-    script: Path | None,
+    config: Mapping[str, Any],
+    environ: Mapping[str, str],
     timeout: float,
 ) -> dict[str, Any]:
-    """Run the recorder once. A crash comes back as ``{"crashed": how, "module": which}``."""
+    """Run a recorder once. A crash comes back as ``{"crashed": how, "module": which}``."""
     out, current, settings, home, work = (scratch / name for name in ("out", "current", "settings", "home", "work"))
     for folder in (home, work):
         folder.mkdir(exist_ok=True)
     for file in (out, current):
         file.unlink(missing_ok=True)
-    settings.write_bytes(
-        marshal.dumps(
-            {
-                "tree": str(tree.resolve()),
-                "modules": list(modules),
-                "statements": list(statements),
-                "script": None if script is None else str(script.resolve()),
-                "out": str(out),
-                "current": str(current),
-            },
-            2,  # a version that every target reads
-        )
-    )
+    # A version that every target reads.
+    settings.write_bytes(marshal.dumps({**config, "out": str(out), "current": str(current)}, 2))
     own = dict.fromkeys(("HOME", "TMPDIR", "MPLCONFIGDIR", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"), str(home))
     try:
-        done = subprocess.run(
+        done = processes.run(
             # Not -I: it would ignore PYTHONHASHSEED. The environment is ours, so -S -s -P isolates as well.
-            [os.fspath(interpreter.path), "-S", "-s", "-P", "-B", os.fspath(_RECORDER), os.fspath(settings)],
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            check=False,
+            [os.fspath(interpreter.path), "-S", "-s", "-P", "-B", os.fspath(recorder), os.fspath(settings)],
             cwd=work,
-            env=clean_environ(**own),
+            env=clean_environ(**{**own, **environ}),
             timeout=timeout,
         )
     except subprocess.TimeoutExpired as error:

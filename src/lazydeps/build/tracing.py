@@ -1,7 +1,11 @@
-"""Get the trace of one build: recorded from the packed tree, from the same versions for this machine, or given."""
+"""Get the trace of one build: recorded from the packed tree or from the same versions for this machine, given, or both.
+
+Several ways are merged in the order of `PackOptions`: files, statements, scripts, handlers.
+"""
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,13 +13,19 @@ from lazydeps.errors import LazydepsError
 
 from . import resolve
 from .bytecode import compile_tree
+from .collect import read_traces
 from .elf import ElfTree
+from .handler import find_handler, parse_environ
 from .inputs import fill_like
-from .trace import Recording, Trace, record
+from .merge import merge
+from .options import handler_folders
+from .recall import recall
+from .trace import Recording, record
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from .cache import Cache
     from .interpreters import Interpreter
     from .options import PackOptions
 
@@ -29,6 +39,7 @@ def obtain(
     elf: ElfTree,
     interpreter: Interpreter,
     scratch: Path,
+    cache: Cache | None = None,
 ) -> Recording:
     """Return the trace that the options ask for, not yet fitted to the tree.
 
@@ -40,16 +51,29 @@ def obtain(
         elf: the tree's ELF files.
         interpreter: of the target's minor version, for this machine.
         scratch: a folder for what is needed meanwhile.
+        cache: where recordings and bytecode are looked for and kept.
 
     Raises:
         ConfigError: a trace file is none.
         LazydepsError: what was to be recorded failed, or the target cannot be recorded on this machine.
     """
-    if options.trace_files:
-        return Recording(Trace.load(options.trace_files[0]), {})
-    if _can_import(interpreter, options):
-        return _record(options, tree, requested, suffixes, elf, interpreter)
-    return _record_here(options, scratch, requested, resolve.list_distributions(tree), interpreter)
+    recordings = [Recording(trace, {}) for file in options.trace_files for trace in read_traces(file)]
+    if not options.trace_files or _asked(options):
+        if _can_import(interpreter, options):
+            recordings += _record(options, tree, requested, suffixes, elf, interpreter, cache)
+        else:
+            distributions = resolve.list_distributions(tree)
+            recordings += _record_here(options, scratch, requested, distributions, interpreter, cache)
+    return Recording(
+        merge([recording.trace for recording in recordings]),
+        {name: said for recording in recordings for name, said in recording.failed.items()},
+        {name: said for recording in recordings for name, said in recording.raised.items()},
+    )
+
+
+def _asked(options: PackOptions) -> bool:
+    """Tell whether the options name anything to run."""
+    return bool(options.trace_statements or options.trace_scripts or options.trace_handlers)
 
 
 def _can_import(interpreter: Interpreter, options: PackOptions) -> bool:
@@ -71,19 +95,33 @@ def _record(
     suffixes: Sequence[str],
     elf: ElfTree,
     interpreter: Interpreter,
-) -> Recording:
-    assert options.arch is not None
-    explicit = bool(options.trace_statements) or bool(options.trace_scripts)
-    modules = [] if explicit else resolve.requested_modules(tree, requested, suffixes=suffixes)
-    return record(
-        tree,
+    cache: Cache | None,
+) -> list[Recording]:
+    """Record every way that was asked for in a process of its own: each is a start, and shows the order of one."""
+    environ = parse_environ(options.trace_env)
+    run = functools.partial(record, tree, interpreter=interpreter, elf=elf, arch=interpreter.arch, environ=environ)
+    # What a program is told by variables, it may read from anywhere.
+    known = functools.partial(
+        recall,
+        None if environ else cache,
+        tree=tree,
+        files=resolve.list_files(tree),
         interpreter=interpreter,
-        elf=elf,
-        arch=interpreter.arch,
-        statements=options.trace_statements,
-        script=options.trace_scripts[0] if options.trace_scripts else None,
-        modules=modules,
+        jobs=options.jobs,
     )
+    recordings: list[Recording] = []
+    if options.trace_statements:
+        statements = options.trace_statements
+        recordings.append(known(lambda: run(statements=statements), modules=(), statements=statements))
+    recordings += [run(script=script) for script in options.trace_scripts]
+    recordings += [
+        run(handler=find_handler(handler, handler_folders(options), options.events))
+        for handler in options.trace_handlers
+    ]
+    if recordings:
+        return recordings
+    modules = resolve.requested_modules(tree, requested, suffixes=suffixes)
+    return [known(lambda: run(modules=modules), modules=modules, statements=())]
 
 
 def _record_here(
@@ -92,7 +130,8 @@ def _record_here(
     requested: frozenset[str],
     distributions: dict[str, str],
     interpreter: Interpreter,
-) -> Recording:
+    cache: Cache | None,
+) -> list[Recording]:
     """Install the same versions for this machine, and record there: imports touch the same files, by other names."""
     tree = Path(scratch, "host").resolve()
     try:
@@ -104,16 +143,21 @@ def _record_here(
             f"file here with --trace-file. {error}"
         ) from error
     files = resolve.list_files(tree)
-    compiled = compile_tree(tree, files, interpreter=interpreter, jobs=options.jobs)
+    compiled = compile_tree(tree, files, interpreter=interpreter, jobs=options.jobs, cache=cache)
     elf = ElfTree(tree, {*files, *compiled.pycs})
-    return _record(options, tree, requested, interpreter.extension_suffixes, elf, interpreter)
+    return _record(options, tree, requested, interpreter.extension_suffixes, elf, interpreter, cache)
 
 
 def warnings_of(recording: Recording, dropped: Sequence[str], kept: int) -> list[str]:
-    """Return what a user should know of a trace: imports that failed, entries that the tree does not have."""
+    """Return what a user should know of a trace: what failed while it was recorded, entries that the tree lacks."""
     warnings = [
         f"`import {name}` failed while it was recorded; its modules are cold. {message.splitlines()[-1]}"
         for name, message in recording.failed.items()
+    ]
+    warnings += [
+        f"the handler raised with {event}; what it imports after that point is cold. {message.splitlines()[-1]} "
+        "If it lacks something that --trace-env can give it, do."
+        for event, message in recording.raised.items()
     ]
     if dropped:
         some = ", ".join(dropped[:3]) + (", …" if len(dropped) > 3 else "")

@@ -19,8 +19,13 @@ from lazydeps import _pack
 from lazydeps._config import Limits
 from lazydeps.errors import ConfigError, LazydepsError
 
+from .cache import key
+from .compress import compress, library
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
+
+    from .cache import Cache
 
 SetName = Literal["boot", "data", "cold"]
 
@@ -122,7 +127,8 @@ def write_pack(
     level: int,
     jobs: int | None = None,
     epoch: int | None = None,
-    on_progress: Callable[[int, int], None] | None = None,
+    cache: Cache | None = None,
+    on_progress: Callable[[int, int, str], None] | None = None,
 ) -> Written:
     """Write a pack.
 
@@ -139,10 +145,11 @@ def write_pack(
         level: zstd level, 1 to 22.
         jobs: threads that compress. None: one a core.
         epoch: modification time of every member, seconds since 1970. None: ``SOURCE_DATE_EPOCH``, else `EPOCH`.
-        on_progress: called with (bytes done, bytes in all).
+        cache: where compressed frames are looked for and kept.
+        on_progress: called with (bytes done, bytes in all, the file that is being compressed).
 
     Raises:
-        ConfigError: an argument is out of range, or the same path stands there twice.
+        ConfigError: an argument is out of range, the same path stands there twice, or a file changes meanwhile.
         UnsafeArchiveError: a path that a reader would refuse.
     """
     limits = Limits()
@@ -168,9 +175,9 @@ def write_pack(
                 nonlocal done
                 done += count
                 if on_progress is not None:
-                    on_progress(min(done, total), total)
+                    on_progress(min(done, total), total, (rest.paths or boot.paths)[-1])
 
-            compressor = _Compressor(frames, level=level, jobs=jobs, on_done=advance)
+            compressor = _Compressor(frames, level=level, jobs=jobs, cache=cache, on_done=advance)
             with compressor:
                 stream = 0
                 for table, names in ((boot, ("boot",)), (rest, ("data", "cold"))):
@@ -183,7 +190,7 @@ def write_pack(
                 for name, packed in zip(table.sets, table.packed, strict=True):
                     sets[name].packed += packed
             index = _json(rest.as_json())
-            index_packed = _compress(index, level)
+            index_packed = compress(index, level)
             root = (
                 _pack.ROOT_TAG
                 + _pack.FORMAT_VERSION.to_bytes(4, "little")
@@ -272,36 +279,41 @@ def _cut(
     frame = bytearray()
     name: SetName = members[-1].set if members else "cold"
     for number, member in enumerate(members):
-        content = memoryview(member.source.read_bytes())
-        executable = bool(member.source.stat().st_mode & 0o100)
-        info = tarfile.TarInfo(member.path)
-        info.size = len(content)
-        info.mtime = epoch
-        info.mode = 0o755 if executable else 0o644
-        header = info.tobuf(tarfile.PAX_FORMAT)
-        if frame and (member.set != name or len(frame) + len(header) + min(len(content), limit // 2) > limit):
-            yield bytes(frame), name
-            base += len(frame)
-            frame.clear()
-            limit = next(targets)
-        name = member.set
-        frame += header
-        table.paths.append(member.path)
-        table.offsets.append(base + len(frame))
-        table.sizes.append(len(content))
-        if executable:
-            table.executable.append(number)
-        sets[name].files += 1
-        sets[name].unpacked += len(content)
-        while content:
-            room = max(1, limit - len(frame))
-            frame += content[:room]
-            content = content[room:]
-            if content:
+        with open(member.source, "rb") as content:
+            facts = os.fstat(content.fileno())
+            left = size = facts.st_size
+            executable = bool(facts.st_mode & 0o100)
+            info = tarfile.TarInfo(member.path)
+            info.size = size
+            info.mtime = epoch
+            info.mode = 0o755 if executable else 0o644
+            header = info.tobuf(tarfile.PAX_FORMAT)
+            if frame and (member.set != name or len(frame) + len(header) + min(size, limit // 2) > limit):
                 yield bytes(frame), name
                 base += len(frame)
                 frame.clear()
                 limit = next(targets)
+            name = member.set
+            frame += header
+            table.paths.append(member.path)
+            table.offsets.append(base + len(frame))
+            table.sizes.append(size)
+            if executable:
+                table.executable.append(number)
+            sets[name].files += 1
+            sets[name].unpacked += size
+            while left:
+                # A frame's worth at a time: some libraries are larger than the memory there is.
+                piece = content.read(min(left, max(1, limit - len(frame))))
+                if not piece:
+                    raise ConfigError(f"{member.path} became shorter while it was packed. Pack again when it is done.")
+                frame += piece
+                left -= len(piece)
+                if left and len(frame) >= limit:
+                    yield bytes(frame), name
+                    base += len(frame)
+                    frame.clear()
+                    limit = next(targets)
         frame += bytes(-info.size % tarfile.BLOCKSIZE)
     if end:
         frame += bytes(2 * tarfile.BLOCKSIZE)  # POSIX: two zero blocks end an archive
@@ -321,9 +333,12 @@ def _frame_sizes(*, boot: bool) -> Iterator[int]:
 class _Compressor:
     """Compresses frames on all cores and writes them in order; keeps few of them in memory."""
 
-    def __init__(self, out: IO[bytes], *, level: int, jobs: int | None, on_done: Callable[[int], None]) -> None:
+    def __init__(
+        self, out: IO[bytes], *, level: int, jobs: int | None, cache: Cache | None, on_done: Callable[[int], None]
+    ) -> None:
         self._out = out
         self._level = level
+        self._cache = cache
         self._jobs = jobs or os.cpu_count() or 1
         self._on_done = on_done
         self._pool = ThreadPoolExecutor(self._jobs)
@@ -338,7 +353,7 @@ class _Compressor:
         self._pool.shutdown(cancel_futures=True)
 
     def add(self, chunk: bytes, table: _Table, name: SetName) -> None:
-        self._waiting.append((self._pool.submit(_compress, chunk, self._level), table, len(chunk), name))
+        self._waiting.append((self._pool.submit(self._compress, chunk), table, len(chunk), name))
         self._drain(4 * self._jobs)
 
     def _drain(self, keep: int) -> None:
@@ -352,18 +367,15 @@ class _Compressor:
             table.sets.append(name)
             self._on_done(unpacked)
 
-
-def _compress(chunk: bytes, level: int) -> bytes:
-    try:
-        from compression import zstd  # type: ignore[import-not-found,unused-ignore]
-    except ImportError:
-        import zstandard
-
-        # The runtime checks SHA-256 over the packed bytes, so zstd's own checksum would be work done twice.
-        compressor = zstandard.ZstdCompressor(level=level, write_checksum=False, write_content_size=True)
-        return compressor.compress(chunk)
-    packed: bytes = zstd.compress(chunk, level=level)
-    return packed
+    def _compress(self, chunk: bytes) -> bytes:
+        if self._cache is None:
+            return compress(chunk, self._level)
+        name = key("frame 1", library(), str(self._level), chunk)
+        packed = self._cache.get("frames", name)
+        if packed is None:
+            packed = compress(chunk, self._level)
+            self._cache.put("frames", name, packed)
+        return packed
 
 
 def _top_level(members: Sequence[Member]) -> set[str]:
@@ -383,7 +395,7 @@ def _namespaces(members: Sequence[Member]) -> set[str]:
     packages: set[str] = set()
     for member in members:
         path = PurePosixPath(member.path)
-        if not _is_module(member.path) or path.suffix == ".pyc":
+        if not _is_module(member.path) or path.parent.name == "__pycache__":
             continue
         if path.name.partition(".")[0] == "__init__":
             packages.add(str(path.parent))

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.shell_completion import CompletionItem
 
 from lazydeps.build.console import Console
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
 
 PATH = click.Path(path_type=Path)
 FILE = click.Path(path_type=Path, exists=True, dir_okay=False)
+LOCK = click.Path(path_type=Path, dir_okay=False)
 FOLDER = click.Path(path_type=Path, exists=True, file_okay=False)
 
 
@@ -34,6 +36,12 @@ class NewFile(click.Path):
         if not path.absolute().parent.is_dir():
             self.fail(f"there is no folder {path.absolute().parent} to write {path.name} into.", param, ctx)
         return path
+
+
+def complete_files(ctx: click.Context, param: click.Parameter | None, incomplete: str) -> list[CompletionItem]:
+    """Let the shell complete files where a word may be a path, and need not be."""
+    del ctx, param
+    return [CompletionItem(incomplete, type="file")]
 
 
 def output_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lazydeps.build import read
-from lazydeps.build.commands import PATH, output_options
+from lazydeps.build.commands import PATH, complete_files, output_options
 from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -24,7 +24,7 @@ Examples:
   lazydeps extract data.tar.zst -o site-packages
   PYTHONPATH=site-packages python3.13 -c 'import pandas'""",
 )
-@click.argument("pack", metavar="PACK")
+@click.argument("pack", metavar="PACK", shell_complete=complete_files)
 @click.option("-o", "--out", type=PATH, required=True, help="A new or empty folder.")
 @output_options
 def command(console: Console, pack: str, out: Path) -> None:

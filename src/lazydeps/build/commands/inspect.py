@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lazydeps.build import read
-from lazydeps.build.commands import output_options
+from lazydeps.build.commands import complete_files, output_options
 from lazydeps.build.console import Console, mega
 
 
@@ -16,7 +16,7 @@ Examples:
   lazydeps inspect data.tar.zst
   lazydeps inspect s3://my-bucket/packs/0f…e2.tar.zst --files""",
 )
-@click.argument("pack", metavar="PACK")
+@click.argument("pack", metavar="PACK", shell_complete=complete_files)
 @click.option("--files", is_flag=True, help="List every file with its set.")
 @output_options
 def command(console: Console, pack: str, files: bool) -> None:

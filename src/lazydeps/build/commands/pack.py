@@ -3,19 +3,25 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from lazydeps._ref import Ref
-from lazydeps.build.commands import FILE, FOLDER, NewFile, output_options
+from lazydeps.build.cache import default_folder
+from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, complete_files, output_options
 from lazydeps.build.console import Advance, Console, mega
-from lazydeps.build.options import DEFAULT_LEVEL, PackOptions, check_options
+from lazydeps.build.explain import explain
+from lazydeps.build.options import DEFAULT_LEVEL
 from lazydeps.build.pack import PackResult, build_pack
-from lazydeps.errors import ConfigError
+from lazydeps.build.project import find_project
+from lazydeps.build.targets import plan_project, plan_requirements, split_list
+from lazydeps.errors import ConfigError, LazydepsError
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from lazydeps.build.options import PackOptions
+    from lazydeps.build.targets import Build
 
 
 @click.command(
@@ -24,9 +30,11 @@ if TYPE_CHECKING:
 Examples:
   lazydeps pack numpy pandas -o data.tar.zst --python 3.13 --arch arm64
   lazydeps pack -r requirements-heavy.txt -o heavy.tar.zst --trace "import pandas, scipy.stats"
-  lazydeps pack --from-dir build/python -o heavy.tar.zst --trace-script handler.py --save-trace trace.json""",
+  lazydeps pack --from-dir build/python -o heavy.tar.zst --trace-script handler.py --save-trace trace.json
+  lazydeps pack numpy --python 3.12,3.13 --arch x86_64,arm64 -o "numpy-{python}-{arch}.tar.zst"
+  lazydeps pack                       # what [tool.lazydeps] in pyproject.toml says, into dist/""",
 )
-@click.argument("requirements", nargs=-1)
+@click.argument("requirements", nargs=-1, shell_complete=complete_files)
 @click.option(
     "-r", "--requirement", "requirement_files", type=FILE, multiple=True, help="A requirements file, or a pylock.toml."
 )
@@ -38,13 +46,25 @@ Examples:
 @click.option("--wheels", type=FOLDER, help="A folder of wheels; all distributions in it, and no index.")
 @click.option("--from-dir", type=FOLDER, help="Pack an installed site-packages folder instead of requirements.")
 @click.option("--from-archive", type=FILE, help="Pack what a zip, a Lambda layer or a tar holds.")
-@click.option("-o", "--out", type=NewFile(), required=True, help="The pack to write, NAME.tar.zst.")
-@click.option("--python", help="Minor version of the target, 3.11 or later.  [default: the running one]")
-@click.option("--arch", help="x86_64 or arm64.  [default: this machine's]")
+@click.option(
+    "--name", "names", multiple=True, metavar="NAME", help="A pack that the project configures.  [default: all]"
+)
+@click.option(
+    "-o",
+    "--out",
+    type=PATH,
+    help="The pack to write, NAME.tar.zst; of several a folder, or a name with {python} and {arch}.",
+)
+@click.option(
+    "--python",
+    multiple=True,
+    help="Minor version of the target, 3.11 or later; several build several packs.  [default: the running one]",
+)
+@click.option("--arch", multiple=True, help="x86_64 or arm64, or both.  [default: this machine's]")
 @click.option("--glibc", help="Oldest C library to support.  [default: that of Lambda's image for the Python version]")
 @click.option("--prune/--no-prune", default=True, help="Leave out what no running program reads.  [default: prune]")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Files to leave out besides.")
-@click.option("--keep", multiple=True, metavar="PATTERN", help="Files that no rule leaves out.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="Files to leave out besides; rule:NAME for a rule.")
+@click.option("--keep", multiple=True, metavar="PATTERN", help="Files that nothing leaves out; rule:NAME, too.")
 @click.option("--strip", is_flag=True, help="Take debug information out of libraries.")
 @click.option(
     "--sources",
@@ -81,40 +101,165 @@ Examples:
 )
 @click.option("--event", "events", type=FILE, multiple=True, help="A JSON event to call the recorded handlers with.")
 @click.option(
-    "--trace-file", "trace_files", type=FILE, multiple=True, help="A trace that was saved before; nothing is run."
+    "--trace-env",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="A variable for what is recorded, which gets no others; without a value, the one set here.",
+)
+@click.option(
+    "--trace-file", "trace_files", type=FILE, multiple=True, help="A trace that was saved or collected before."
 )
 @click.option("--save-trace", type=NewFile(), help="Where to write the trace that was used.")
+@click.option(
+    "--explain",
+    "explained",
+    multiple=True,
+    metavar="FILE",
+    help="Say where a file of site-packages went, and why; patterns too.",
+)
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes and threads at a time.  [default: all cores]")
+@click.option(
+    "--cache-dir", type=PATH, help="Where compiled and compressed pieces are kept.  [default: LAZYDEPS_CACHE]"
+)
+@click.option("--no-cache", is_flag=True, help="Make everything anew and keep nothing.")
 @output_options
-def command(console: Console, out: Path, **options: Any) -> None:
+def command(
+    console: Console,
+    out: Path | None,
+    names: tuple[str, ...],
+    python: tuple[str, ...],
+    arch: tuple[str, ...],
+    explained: tuple[str, ...],
+    cache_dir: Path | None,
+    no_cache: bool,
+    **options: Any,
+) -> None:
     """Build a pack from REQUIREMENTS, ready to push.
 
     Installs with uv for the target, compiles bytecode, records in which order an import touches the files, and
     writes them in that order. Prints the reference that pins the pack.
-    """
-    from contextlib import ExitStack
 
-    asked = PackOptions(out=out, **options)
+    Without anything to pack, builds the packs that the project configures in [tool.lazydeps] of its pyproject.toml,
+    or in lazydeps.toml, for all their targets. What is given here wins over the file.
+    """
+    if no_cache and cache_dir is not None:
+        raise click.UsageError("choose --cache-dir or --no-cache.", click.get_current_context())
+    options["cache"] = None if no_cache else cache_dir or default_folder()
     try:
-        check_options(asked)
+        builds = _plan(out, names, split_list(python), split_list(arch), options)
     except ConfigError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
+    if len(builds) > 1:
+        _run_all(console, builds, explained)
+        return
+    _make_folders(builds)
+    facts = _run(console, builds[0].options, explained)
+    if console.result(facts):
+        return
+    _show(console, facts)
+    console.line(f"\nNext: lazydeps push {builds[0].options.out} s3://BUCKET/PREFIX/")
+
+
+_INPUTS = ("requirements", "requirement_files", "project", "groups", "extras", "locked", "wheels", "from_dir")
+
+
+def _plan(
+    out: Path | None, names: tuple[str, ...], python: tuple[str, ...], arch: tuple[str, ...], options: dict[str, Any]
+) -> list[Build]:
+    given = [name for name in (*_INPUTS, "from_archive") if options[name]]
+    if given and names:
+        raise ConfigError("--name chooses packs that the project configures; leave it out to pack something else.")
+    project = None if given else find_project(Path.cwd())
+    if project is not None:
+        context = click.get_current_context()
+        flags = {
+            name: value
+            for name, value in options.items()
+            if context.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
+        }
+        return plan_project(project, flags, names=names, python=python, arch=arch, out=out)
+    if names:
+        raise ConfigError(
+            "--name chooses packs that a project configures, and neither this folder nor one above it has a "
+            "pyproject.toml with [tool.lazydeps] or a lazydeps.toml."
+        )
+    if out is None and given:
+        raise ConfigError("Missing option '-o' / '--out': the pack to write, for example NAME.tar.zst.")
+    return plan_requirements(options, python=python, arch=arch, out=out or Path("pack.tar.zst"))
+
+
+def _run_all(console: Console, builds: list[Build], explained: tuple[str, ...]) -> None:
+    """Build several packs one after another; those that fail do not stop the others."""
+    packs: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    for number, build in enumerate(builds, 1):
+        console.note(f"[{number}/{len(builds)}] {build.shown}")
+        try:
+            _make_folders([build])
+            packs.append({"name": build.name, **_run(console, build.options, explained)})
+        except (LazydepsError, OSError) as error:
+            facts = error.facts() if isinstance(error, LazydepsError) else {}
+            told = {"type": type(error).__name__, "message": str(error), **facts}
+            target = {"name": build.name, "python": build.options.python, "arch": build.options.arch}
+            failed.append({**target, "error": told})
+            console.warn(f"{build.shown} failed: {error}")
+    if not console.result({"packs": packs, "failed": failed}):
+        for facts in packs:
+            console.line(f"{_summary(facts)}\n  {facts['ref']}")
+            _show_explained(console, facts)
+        for entry, words in ((entry, entry["error"]["message"].splitlines()[0]) for entry in failed):
+            name = f"{entry['name']}, " if entry["name"] else ""
+            console.line(f"FAILED: {name}Python {entry['python']} on {entry['arch']}: {words}")
+        if packs:
+            console.line(f"\nNext: lazydeps push {packs[0]['path']} s3://BUCKET/PREFIX/, and so for each")
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _make_folders(builds: list[Build]) -> None:
+    for build in builds:
+        build.options.out.parent.mkdir(parents=True, exist_ok=True)
+
+
+def _run(console: Console, options: PackOptions, explained: tuple[str, ...]) -> dict[str, Any]:
+    """Build one pack, show how far it is, and return the facts of it."""
+    from contextlib import ExitStack
+
     observer = _Steps(console)
     with ExitStack() as stack:
-        stack.callback(observer.close)
-        result = build_pack(asked, observer=observer)
+        stack.push(observer.close)
+        result = build_pack(options, observer=observer)
     for warning in result.warnings:
         console.warn(warning)
     facts = _pack_facts(result)
-    if console.result(facts):
-        return
-    console.line(
-        f"{out}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
+    if explained:
+        facts["explained"] = [
+            answer.as_dict() for pattern in explained for answer in explain(result.inventory, pattern)
+        ]
+    return facts
+
+
+def _summary(facts: dict[str, Any]) -> str:
+    return (
+        f"{facts['path']}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
         f"for Python {facts['python']} on {facts['arch']}"
     )
+
+
+def _show(console: Console, facts: dict[str, Any]) -> None:
+    console.line(_summary(facts))
     console.sets(facts["sets"])
+    if facts["slimmed"]["rules"]:
+        console.line()
+        console.saved(facts["slimmed"]["distributions"], facts["slimmed"]["rules"])
+    _show_explained(console, facts)
     console.line("\n" + facts["ref"])
-    console.line(f"\nNext: lazydeps push {out} s3://BUCKET/PREFIX/")
+
+
+def _show_explained(console: Console, facts: dict[str, Any]) -> None:
+    for answer in facts.get("explained", ()):
+        place = f"{answer['distribution']}, {answer['set'] or 'not packed'}: " if answer["distribution"] else ""
+        console.line(f"\n{answer['path']}\n  {place}{answer['why']}")
 
 
 _WORDS = {"install": "Installing", "compile": "Compiling", "trace": "Recording", "write": "Compressing"}
@@ -130,16 +275,16 @@ class _Steps:
 
     def phase(self, name: str, detail: str) -> None:
         self.close()
-        self._step = self._console.step(f"{_WORDS.get(name, name)} {detail}")
+        self._step = self._console.step(f"{_WORDS.get(name, name)} {detail}", unit="bytes" if name == "write" else "")
         self._advance = self._step.__enter__()
 
-    def progress(self, done: int, total: int) -> None:
-        self._advance(done, total)
+    def progress(self, done: int, total: int, item: str = "") -> None:
+        self._advance(done, total, item)
 
-    def close(self) -> None:
+    def close(self, *error: Any) -> None:
         step, self._step = self._step, None
         if step is not None:
-            step.__exit__(None, None, None)
+            step.__exit__(*(error or (None, None, None)))
 
 
 def _pack_facts(result: PackResult) -> dict[str, Any]:
@@ -159,8 +304,13 @@ def _pack_facts(result: PackResult) -> dict[str, Any]:
         "distributions": result.distributions,
         "sets": {name: asdict(entry) for name, entry in written.sets.items()},
         "trace_entries": len(result.trace.order),
+        "slimmed": {
+            "rules": {name: asdict(entry) for name, entry in result.slimmed.by_rule().items()},
+            "distributions": {name: asdict(entry) for name, entry in result.slimmed.by_distribution().items()},
+        },
         "failed_imports": result.failed_imports,
         "without_bytecode": list(result.without_bytecode),
         "seconds": result.seconds,
+        "cache": None if result.cache is None else asdict(result.cache),
         "warnings": list(result.warnings),
     }

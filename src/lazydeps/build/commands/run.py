@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from lazydeps._ref import Ref
 from lazydeps.build import read
-from lazydeps.build.commands import PATH, NewFile
+from lazydeps.build.commands import PATH, NewFile, complete_files
 from lazydeps.build.console import Console, mega
+
+if TYPE_CHECKING:
+    from click.shell_completion import CompletionItem
 
 
 class _ProgramCommand(click.Command):
@@ -29,6 +32,10 @@ class _ProgramCommand(click.Command):
             at += width
         ctx.meta["program"] = args[at:]
         return super().parse_args(ctx, own)
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        own = [] if ctx.meta.get("program") else super().shell_complete(ctx, incomplete)
+        return own or complete_files(ctx, None, incomplete)
 
     def collect_usage_pieces(self, ctx: click.Context) -> list[str]:
         return [*super().collect_usage_pieces(ctx), "(SCRIPT | -m MODULE | -c CODE) [ARGS]..."]
@@ -49,6 +56,7 @@ Examples:
     multiple=True,
     required=True,
     metavar="REF",
+    shell_complete=complete_files,
     help="A pack: a reference, or a path. May be given again.",
 )
 @click.option("--dir", "directory", type=PATH, help="The store.  [default: a new one, removed afterwards]")

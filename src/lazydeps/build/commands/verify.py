@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from lazydeps.build import read
-from lazydeps.build.commands import output_options
+from lazydeps.build.commands import complete_files, output_options
 from lazydeps.build.console import Console, mega
 
 
@@ -16,7 +16,7 @@ Examples:
   lazydeps verify data.tar.zst
   lazydeps verify "s3://my-bucket/packs/0f…e2.tar.zst#root=sha256:0f…e2\"""",
 )
-@click.argument("pack", metavar="PACK")
+@click.argument("pack", metavar="PACK", shell_complete=complete_files)
 @output_options
 def command(console: Console, pack: str) -> None:
     """Check every frame of PACK, a path or a reference, against its root.

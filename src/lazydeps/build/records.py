@@ -1,0 +1,51 @@
+"""Whether installed files are still those that their distributions installed: the digests of RECORD, compared."""
+
+from __future__ import annotations
+
+import base64
+import csv
+import hashlib
+import io
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+ALGORITHMS = ("sha256", "sha384", "sha512")
+"""What RECORD may use: SHA-256 or better (binary distribution format, "Signed wheel files")."""
+SHOWN = 5
+"""Files of one distribution that a warning names."""
+
+
+def find_edited(tree: Path) -> dict[str, list[str]]:
+    """Return the files of a tree that are not what RECORD says, by the dist-info folder that says it.
+
+    Files that are gone are no concern here: people leave out tests and caches. Rows without a digest
+    are passed by.
+    """
+    edited: dict[str, list[str]] = {}
+    for record in sorted(tree.glob("*.dist-info/RECORD")):
+        text = record.read_text(encoding="utf-8", errors="replace")
+        for row in csv.reader(io.StringIO(text)):
+            algorithm, equals, expected = row[1].partition("=") if len(row) > 1 else ("", "", "")
+            path = tree / row[0] if row else tree
+            if not equals or algorithm not in ALGORITHMS or ".." in path.parts:
+                continue
+            if path.is_file() and path.suffix != ".pyc" and _digest(path, algorithm) != expected.rstrip("="):
+                edited.setdefault(record.parent.name, []).append(row[0])
+    return edited
+
+
+def edited_warnings(tree: Path) -> list[str]:
+    """Return a warning for each distribution with files that somebody has edited."""
+    return [
+        f"{info.removesuffix('.dist-info')}: {', '.join(files[:SHOWN])}{', …' if len(files) > SHOWN else ''} "
+        f"{'are' if len(files) > 1 else 'is'} not what was installed (RECORD has another digest); packed as found."
+        for info, files in find_edited(tree).items()
+    ]
+
+
+def _digest(path: Path, algorithm: str) -> str:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, algorithm).digest()
+    return base64.urlsafe_b64encode(digest).decode().rstrip("=")

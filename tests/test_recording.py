@@ -1,0 +1,328 @@
+"""``LAZYDEPS_TRACE``: what a live process says that it imported, wherever it has to say it, and what is made of it."""
+
+from __future__ import annotations
+
+import json
+import sys
+import zipfile
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pytest
+from runtime_api import Function
+from support_packs import THREADS, host_target, pack_tree, write_tree
+from support_starts import wait_for
+
+from lazydeps.build.collect import read_traces
+from lazydeps.build.elf import ElfTree
+from lazydeps.build.merge import merge
+from lazydeps.build.resolve import list_files
+from lazydeps.build.sets import arrange
+from lazydeps.build.trace import Trace, fit, target_suffixes
+from lazydeps.build.write import Written, write_pack
+
+if TYPE_CHECKING:
+    from conftest import Bucket, RunPython
+
+HOSTS = {"fork": "", "threads": THREADS}
+MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
+FILES: dict[str, str | bytes] = {
+    "pkg/__init__.py": """
+from . import reader, inner
+try:
+    from . import missing
+except ImportError:
+    pass
+reader.read("pkg.txt")
+import colorsys
+import other
+""",
+    "pkg/reader.py": """
+import os
+def read(name):
+    with open(os.path.join(os.path.dirname(__file__), name)) as stream:
+        return stream.read()
+""",
+    "pkg/inner.py": "from .reader import read\nread('../pkg/inner.txt')\nX = 1\n",
+    "pkg/late.py": "from .reader import read\nread('late.txt')\n",
+    "pkg/plugins/__init__.py": "import os\nNAMES = sorted(os.listdir(os.path.dirname(__file__)))\n",
+    "pkg/plugins/one.py": "",
+    "pkg/never.py": "",
+    "pkg/fails.py": "def boom():\n    raise ValueError\n",
+    "pkg/pkg.txt": "",
+    "pkg/inner.txt": "",
+    "pkg/late.txt": "",
+    "pkg/never.txt": "",
+    "other.py": "import importlib.metadata\nimportlib.metadata.version('pkg')\n",
+    "seed.py": "",
+    "pkg-1.dist-info/METADATA": "Metadata-Version: 2.1\nName: pkg\nVersion: 1\n\n",
+}
+BLOCK = ("pkg/pkg.txt", "pkg/__init__.py", "pkg/reader.py", "pkg/inner.txt", "pkg/inner.py", "other.py")
+"""What ``import pkg`` needs, in the order in which a pack should have it."""
+
+
+@pytest.fixture(scope="module")
+def pack(tmp_path_factory: pytest.TempPathFactory) -> Written:
+    """A pack that was built from the wrong trace: next to everything that is imported is cold."""
+    folder = tmp_path_factory.mktemp("pack")
+    write_tree(folder / "tree", FILES)
+    return pack_tree(folder / "p.tar.zst", folder / "tree", boot=["seed.py"], distributions={"pkg": "1"})
+
+
+def ref_of(pack: Written) -> str:
+    return f"{pack.path.as_uri()}#root={pack.root}"
+
+
+def repack(pack: Written, traces: list[Trace]) -> Written:
+    """Build the pack again from traces, as `lazydeps pack --trace-file` does."""
+    tree = pack.path.parent / "tree"
+    files = list_files(tree)
+    suffixes = target_suffixes(MINOR, "x86_64")
+    fitted = fit(merge(traces), files, suffixes=suffixes)
+    elf = ElfTree(tree, files)
+    tag = str(sys.implementation.cache_tag)
+    members = arrange(tree, files, trace=fitted.trace, elf=elf, suffixes=suffixes, cache_tag=tag)
+    out = pack.path.with_name("again.tar.zst")
+    return write_pack(
+        out, members, target=host_target(), distributions={"pkg": "1"}, absent=fitted.trace.absent, level=1
+    )
+
+
+REPORT = """
+import json
+pack, = lazydeps.report().packs
+print(json.dumps([pack.host, pack.cold_frames_fetched]))
+"""
+
+
+def start(run_python: RunPython, ref: str, store: Path, body: str, **environ: str) -> tuple[list[Any], str]:
+    """Run a program in a fresh process over a store; return what it reports, and what it wrote to standard error."""
+    variables = {"LAZYDEPS_PACK": ref, "LAZYDEPS_DIR": str(store), **environ}
+    done = run_python("import lazydeps\n" + body + REPORT, environ=variables)
+    return json.loads(done.stdout.splitlines()[-1]), done.stderr
+
+
+@pytest.mark.parametrize("host", HOSTS)
+def test_the_next_pack_has_exactly_what_this_start_needed(
+    run_python: RunPython, pack: Written, tmp_path: Path, host: str
+) -> None:
+    """The trace of a live start is that of a build: data before their module, misses absent; the next start is warm."""
+    body = HOSTS[host] + "with lazydeps.load():\n    import pkg\n"
+    where = f"file://{tmp_path}/traces/"
+    first, errors = start(run_python, ref_of(pack), tmp_path / "a", body, LAZYDEPS_TRACE=where)
+    assert first[0] == host
+    assert first[1] > 0
+    assert errors == ""
+    (path,) = (tmp_path / "traces").iterdir()
+    assert path.name.startswith(pack.root.removeprefix("sha256:")[:16] + "-")
+    trace = Trace.load(path)
+    assert [entry for entry in trace.order if "dist-info" not in entry] == list(BLOCK)
+    assert (trace.python, trace.arch, trace.how) == (MINOR, host_target().arch, ("a live process",))
+    assert trace.absent == ("pkg/missing",)
+    assert "colorsys" in trace.stdlib
+    again = repack(pack, [trace])
+    assert start(run_python, ref_of(again), tmp_path / "b", body)[0] == [host, 0]
+
+
+def test_a_store_that_is_complete_is_recorded_too(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """Nothing is fetched any more, and the trace is the same."""
+    body = "with lazydeps.load():\n    import pkg\n"
+    for name in ("first", "second"):
+        where = f"file://{tmp_path}/{name}"
+        facts, _ = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    assert facts == ["none", 0]
+    first, second = (Trace.load(next((tmp_path / name).iterdir())) for name in ("first", "second"))
+    assert first.order == second.order
+    assert first.absent == second.absent
+
+
+def test_late_imports_are_written_too(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """A second after the last of them, into the same document, with the process still running; a listing counts."""
+    body = f"""
+import glob, time
+with lazydeps.load():
+    import pkg
+folder = {str(tmp_path / "traces")!r}
+first, = glob.glob(folder + "/*")
+before = open(first).read()
+import pkg.late, pkg.plugins
+end = time.monotonic() + 60
+while open(first).read() == before:
+    assert time.monotonic() < end, "nothing was written"
+    time.sleep(0.02)
+assert glob.glob(folder + "/*") == [first]
+"""
+    start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=f"file://{tmp_path}/traces")
+    (path,) = (tmp_path / "traces").iterdir()
+    order = [entry for entry in Trace.load(path).order if "dist-info" not in entry]
+    assert order[: len(BLOCK)] == list(BLOCK)
+    assert order[len(BLOCK) :] == [
+        "pkg/late.txt",
+        "pkg/late.py",
+        "file:pkg/plugins/__init__.py",
+        "file:pkg/plugins/one.py",
+        "pkg/plugins/__init__.py",
+    ]
+
+
+def test_without_a_block_it_is_written_too(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """A process that ends at once writes what it has imported; sources that a traceback shows are not among it."""
+    body = """
+lazydeps.load()
+import pkg.fails, traceback
+try:
+    pkg.fails.boom()
+except ValueError:
+    assert "raise ValueError" in traceback.format_exc()
+"""
+    start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=f"file://{tmp_path}/traces")
+    (path,) = (tmp_path / "traces").iterdir()
+    assert [entry for entry in Trace.load(path).order if "fails" in entry] == ["pkg/fails.py"]
+
+
+def test_lines_in_the_log(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """`log` writes lines that `read_traces` finds among others, in several parts where they are long, the last wins."""
+    body = """
+import lazydeps._recording_out as out
+out.LINE = 100
+with lazydeps.load():
+    import pkg
+import pkg.never
+"""
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE="log")
+    lines = errors.splitlines()
+    assert len(lines) > 4
+    assert all(line.startswith('lazydeps-trace: {"lazydeps_trace":1,"id":"') for line in lines)
+    log = tmp_path / "log"
+    log.write_text("\n".join(f"START\n2026-01-01T00:00:00Z {line}\r" for line in lines))
+    (trace,) = read_traces(log)
+    assert trace.order[-1] == "pkg/never.py"
+    exported = tmp_path / "exported.json"
+    exported.write_text(json.dumps({"events": [{"message": f"{line}\n"} for line in lines]}))
+    assert read_traces(exported) == [trace]
+    log.write_text("\n".join(lines[:-1]))  # the second document is torn; the first one is whole
+    (torn,) = read_traces(log)
+    assert "pkg/never.py" not in torn.order
+    assert "other.py" in torn.order
+
+
+HANDLER = """
+import lazydeps
+with lazydeps.load():
+    import pkg
+def handler(event, context):
+    if event:
+        import pkg.late
+    report, = lazydeps.report().packs
+    return report.cold_frames_fetched
+"""
+
+
+def test_a_function_records_to_s3(bucket: Bucket, pack: Written, tmp_path: Path) -> None:
+    """Under the real runtime client, from S3 to S3: its objects make the pack whose next start fetches nothing cold."""
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "app.py").write_text(HANDLER)
+    src = str(Path(__file__).parents[1] / "src")
+
+    def environ(store: str, written: Written, **more: str) -> dict[str, str]:
+        ref = f"{bucket.put(f'{store}.tar.zst', written.path)}#root={written.root}"
+        own = {"LAZYDEPS_PACK": ref, "LAZYDEPS_DIR": str(tmp_path / store), "PYTHONPATH": src}
+        return {**bucket.environ, **own, **more}
+
+    def objects() -> list[Any]:
+        found = bucket.client.list_objects_v2(Bucket=bucket.name, Prefix="traces/here/").get("Contents", ())
+        return [bucket.client.get_object(Bucket=bucket.name, Key=entry["Key"])["Body"].read() for entry in found]
+
+    task = tmp_path / "task"
+    traced = environ("a", pack, LAZYDEPS_TRACE=bucket.url("traces/here"))
+    with Function(sys.executable, "app.handler", task_root=task, environ=traced) as function:
+        assert function.invoke({}).response > 0
+        wait_for(objects, f"no trace\n{function.log()}", 60)
+        function.invoke({"late": True})
+        wait_for(lambda: b"late.py" in b"".join(objects()), f"no second trace\n{function.log()}", 60)
+    (content,) = objects()
+    (tmp_path / "trace.json").write_bytes(content)
+    trace = Trace.load(tmp_path / "trace.json")
+    assert trace.how == ("function local",)
+    assert not [name for name in trace.stdlib if name.startswith(("botocore", "xml"))]
+    again = environ("b", repack(pack, [trace]))
+    with Function(sys.executable, "app.handler", task_root=task, environ=again) as function:
+        assert [function.invoke(event).response for event in ({}, {"late": True})] == [0, 0]
+
+
+def test_a_trace_that_cannot_be_written_costs_a_warning(bucket: Bucket, pack: Written, tmp_path: Path) -> None:
+    """No such bucket: the function answers, and its log says once what to do."""
+    (tmp_path / "task").mkdir()
+    (tmp_path / "task" / "app.py").write_text(HANDLER)
+    environ = {
+        **bucket.environ,
+        "LAZYDEPS_PACK": ref_of(pack),
+        "LAZYDEPS_DIR": str(tmp_path / "store"),
+        "LAZYDEPS_TRACE": "s3://no-such-bucket-here/traces/",
+        "PYTHONPATH": str(Path(__file__).parents[1] / "src"),
+    }
+    with Function(sys.executable, "app.handler", task_root=tmp_path / "task", environ=environ) as function:
+        function.invoke({})
+        said = "LAZYDEPS_TRACE=s3://no-such-bucket-here/traces/: the trace could not be written"
+        wait_for(lambda: said in function.log(), "no warning", 60)
+        function.invoke({"late": True})
+        assert function.log().count("could not be written") == 1
+        assert "allow its role s3:PutObject" in function.log()
+
+
+def test_an_archive_is_recorded_like_a_pack(run_python: RunPython, tmp_path: Path) -> None:
+    """So that who moves from a zip to a pack starts with a good one."""
+    archive = tmp_path / "deps.zip"
+    with zipfile.ZipFile(archive, "w") as zipped:
+        for name, content in FILES.items():
+            zipped.writestr(name, content)
+    ref = f"{archive.as_uri()}#sha256={sha256(archive.read_bytes()).hexdigest()}"
+    body = "with lazydeps.load():\n    import pkg\n"
+    start(run_python, ref, tmp_path / "store", body, LAZYDEPS_TRACE=f"file://{tmp_path}/traces")
+    (path,) = (tmp_path / "traces").iterdir()
+    trace = Trace.load(path)
+    assert [entry for entry in trace.order if "dist-info" not in entry] == list(BLOCK)
+    assert trace.absent == ("pkg/missing",)
+
+
+def test_forked_children_and_uninstall_end_it(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """A child that was forked writes nothing of its own; after `uninstall` nothing is recorded any more."""
+    body = """
+import os, sys
+with lazydeps.load():
+    import pkg
+if os.fork() == 0:
+    import pkg.never
+    sys.exit()
+assert os.wait()[1] == 0
+lazydeps.uninstall()
+assert not [finder for finder in sys.meta_path if "_recording" in type(finder).__module__]
+lazydeps.load()
+import pkg.fails
+"""
+    start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=f"file://{tmp_path}/traces")
+    orders = [Trace.load(path).order for path in (tmp_path / "traces").iterdir()]
+    assert sorted("pkg/fails.py" in order for order in orders) == [False, True]
+    assert not any("pkg/never.py" in order for order in orders)
+
+
+def test_nothing_of_it_is_there_when_unset(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """Neither its modules nor a finder nor an audit hook's shadow."""
+    body = """
+import sys
+with lazydeps.load():
+    import pkg
+assert not [name for name in sys.modules if "recording" in name]
+assert len([finder for finder in sys.meta_path if "lazydeps" in type(finder).__module__]) == 1
+"""
+    start(run_python, ref_of(pack), tmp_path / "store", body)
+
+
+@pytest.mark.parametrize("value", ["yes", "s3://", "s3:///x", "file://relative/x", "https://b/x", "s3://b/x#root=1"])
+def test_places_that_cannot_be(run_python: RunPython, pack: Written, tmp_path: Path, value: str) -> None:
+    """A typing error is told at once, with what would be right."""
+    environ = {"LAZYDEPS_PACK": ref_of(pack), "LAZYDEPS_TRACE": value}
+    done = run_python("import lazydeps; lazydeps.load()", environ=environ, check=False)
+    assert done.returncode == 1
+    assert f"LAZYDEPS_TRACE is {value!r}: expected log, s3://BUCKET/PREFIX/ or file:///FOLDER/" in done.stderr
