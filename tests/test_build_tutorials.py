@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 import zipfile
@@ -154,7 +155,7 @@ def test_from_a_zip_by_hand(libraries: Path, client: Path, s3: LocalS3, s3_clien
         assert not list((tmp_path / "fresh/lazydeps").glob("*/tree"))
 
         page.follow(until="lazydeps push")
-        page.instead["@PACK@"] = page.output.splitlines()[-1]
+        (page.instead["@PACK@"],) = re.findall(r"^s3://ticker-bot/packs/\S+#root=\S+$", page.output, re.MULTILINE)
         page.follow()
         packed = Sandbox(client, "handler.handler", task, tmp_path / "packed", s3)
         with packed.start() as function:
