@@ -239,6 +239,16 @@ def test_layer(tmp_path: Path) -> None:
     check("layer", lazydeps_json("layer", "-o", tmp_path / "layer.zip"))
 
 
+def test_cache(tmp_path: Path) -> None:
+    """`lazydeps cache`, filled by a pack, then emptied."""
+    folder = tmp_path / "cache"
+    lazydeps_json("pack", "six", "-o", tmp_path / "p.tar.zst", "--level", "1", "--cache-dir", folder)
+    check("cache-info", lazydeps_json("cache", "info", "--cache-dir", folder))
+    check("cache-prune", lazydeps_json("cache", "prune", "--size", "1kB", "--dry-run", "--cache-dir", folder))
+    check("cache-clear", lazydeps_json("cache", "clear", "--cache-dir", folder))
+    check("cache-info", lazydeps_json("cache", "info", "--cache-dir", folder))
+
+
 def test_errors(packed: dict[str, Any], bucket: Bucket, tmp_path: Path) -> None:
     """Errors of every kind of the command, with the facts that belong to it."""
     damaged = tmp_path / "damaged.tar.zst"

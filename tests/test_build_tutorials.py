@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import shutil
 import sys
 import zipfile
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from runtime_api import Function, FunctionError
+from support_packs import ARCH
 from support_pages import PageRun
 
 from benchmarks.environments import Workshop, finished, locked, run_uv
@@ -25,6 +27,8 @@ if TYPE_CHECKING:
 
 HERE = Path(__file__).parents[1]
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
+HERE_AND_NOW = {"3.13": MINOR, "x86_64": ARCH}
+"""What the pages say for a Python and an architecture, and which they are here."""
 CLIENT = ("awslambdaric>=3.0", "boto3>=1.36", "zstandard>=0.23; python_version < '3.14'")
 """What a function has, besides lazydeps: Lambda's runtime client and SDK, and what lazydeps depends on."""
 
@@ -116,7 +120,7 @@ def test_from_a_zip_by_hand(libraries: Path, client: Path, s3: LocalS3, s3_clien
         "docs/tutorials/from-a-zip-by-hand.md",
         task,
         environ=s3.environ,
-        instead={"@DIGEST@": digest, "numpy, pandas, matplotlib.pyplot": "numpy, pandas"},
+        instead={"@DIGEST@": digest, "numpy, pandas, matplotlib.pyplot": "numpy, pandas", **HERE_AND_NOW},
     )
     key = "python-libs/data-science-libs.zip"
     with bucket_of(s3, s3_client, "ticker-bot"):
@@ -143,11 +147,23 @@ def test_from_a_zip_by_hand(libraries: Path, client: Path, s3: LocalS3, s3_clien
         with new.start() as function:
             assert ask(function) == report
             assert "libraries: already there" in function.log()
+
         fresh = Sandbox(client, "handler.handler", task, tmp_path / "fresh", s3)
         s3_client.put_object(Bucket="ticker-bot", Key=key, Body=libraries.read_bytes()[:-1] + b"x")
         with fresh.start() as function, pytest.raises(FunctionError, match="IntegrityError"):
             ask(function)
         assert not list((tmp_path / "fresh/lazydeps").glob("*/tree"))
+
+        page.follow(until="lazydeps push")
+        (page.instead["@PACK@"],) = re.findall(r"^s3://ticker-bot/packs/\S+#root=\S+$", page.output, re.MULTILINE)
+        page.follow()
+        packed = Sandbox(client, "handler.handler", task, tmp_path / "packed", s3)
+        with packed.start() as function:
+            assert ask(function) == report
+            assert "libraries: downloaded (cold start)" in function.log()
+        s3_client.delete_object(Bucket="ticker-bot", Key=key)  # nobody reads it any more
+        with packed.start() as function:
+            assert ask(function) == report
 
 
 # -- from-zappa.md
@@ -231,7 +247,7 @@ def test_from_zappa(zappa: Path, shop: Workshop, client: Path, s3: LocalS3, s3_c
     }
     # Zappa extracts into /tmp/NAME, whatever TMPDIR says: a name of this checkout's own.
     name = f"quotes-{hashlib.sha256(str(HERE).encode()).hexdigest()[:8]}"
-    page = PageRun("docs/tutorials/from-zappa.md", project, environ=environ, instead={"quotes": name})
+    page = PageRun("docs/tutorials/from-zappa.md", project, environ=environ, instead={"quotes": name, **HERE_AND_NOW})
     bucket, key = f"zappa-{name}", f"production_{name}_current_project.tar.gz"
     extracted = Path("/tmp", name)
 
