@@ -183,14 +183,12 @@ def test_no_trace_loses_a_file(scratch: Path, drawn: tuple[dict[str, File], list
 
 
 @settings(PROFILE, max_examples=15)
-@given(tree=trees(), seed=st.randoms(use_true_random=False), umask=st.sampled_from([0o022, 0o027, 0o077]))
-def test_the_order_of_the_input_does_not_matter(
-    scratch: Path, tree: dict[str, File], seed: random.Random, umask: int
-) -> None:
+@given(tree=trees(), seed=st.integers(0, 999), umask=st.sampled_from([0o022, 0o027, 0o077]))
+def test_the_order_of_the_input_does_not_matter(scratch: Path, tree: dict[str, File], seed: int, umask: int) -> None:
     """Written to the disk in another order, at another place, under another umask: the same pack, byte for byte."""
     folder = fresh(scratch)
     shuffled = list(tree.items())
-    seed.shuffle(shuffled)
+    random.Random(seed).shuffle(shuffled)
     one = pack(folder, tree, "one")
     before = os.umask(umask)
     try:
