@@ -239,6 +239,25 @@ def test_layer(tmp_path: Path) -> None:
     check("layer", lazydeps_json("layer", "-o", tmp_path / "layer.zip"))
 
 
+def test_package(tmp_path: Path) -> None:
+    """`lazydeps package --json`, after a dry run."""
+    (tmp_path / "app.py").write_text("def handler(event, context): ...\n")
+    check("package", lazydeps_json("package", tmp_path, "--dry-run", "--with", "six"))
+
+
+def test_plan(tmp_path: Path) -> None:
+    """`lazydeps plan --json`, with a handler, a pack and a configuration that was written."""
+    (tmp_path / "app.py").write_text("def handler(event, context): ...\n")
+    check("plan", lazydeps_json("plan", tmp_path, "--with", "pyyaml", "--level", "1", "--write"))
+
+
+def test_doctor(bucket: Bucket, tmp_path: Path) -> None:
+    """`lazydeps doctor --json`, with checks of each state but a failure."""
+    found = lazydeps_json("doctor", tmp_path, "--to", f"s3://{bucket.name}/", environ=bucket.environ)
+    assert {one["state"] for one in found["checks"]} == {"ok", "warning", "skipped"}
+    check("doctor", found)
+
+
 def test_cache(tmp_path: Path) -> None:
     """`lazydeps cache`, filled by a pack, then emptied."""
     folder = tmp_path / "cache"

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from lazydeps.build.cache import default_folder
 from lazydeps.build.commands import FILE, FOLDER, output_options
 from lazydeps.build.commands.pack import _Steps
 from lazydeps.build.console import Console, mega
@@ -54,10 +55,17 @@ Examples:
     help="zstd level that sizes are measured with; 3 is quicker.",
 )
 @click.option("--to", "destination", metavar="s3://BUCKET/PREFIX/", help="Where packs go.  [default: the project's]")
+@click.option("--no-cache", is_flag=True, help="Make everything anew and keep nothing for `lazydeps pack`.")
 @click.option("--write", is_flag=True, help="Write the configuration to a new lazydeps.toml in the project.")
 @output_options
 def command(
-    console: Console, project: Path, handler: str | None, destination: str | None, write: bool, **options: Any
+    console: Console,
+    project: Path,
+    handler: str | None,
+    destination: str | None,
+    no_cache: bool,
+    write: bool,
+    **options: Any,
 ) -> None:
     """Propose what stays in the function's zip file and what goes into a pack, and whether all of it fits.
 
@@ -71,7 +79,7 @@ def command(
     from lazydeps.build.project import find_project
 
     try:
-        wanted = proposal.project_options(project, **options)
+        wanted = proposal.project_options(project, cache=None if no_cache else default_folder(), **options)
         check_options(wanted)
     except ConfigError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
@@ -82,7 +90,7 @@ def command(
             raise click.UsageError(f"--write: {known.file} configures lazydeps already; it is left as it is.")
     observer = _Steps(console)
     with ExitStack() as stack:
-        stack.callback(observer.close)
+        stack.push(observer.close)
         plan = make_plan(wanted, folder=project, handler=handler, observer=observer)
     for warning in plan.warnings:
         console.warn(warning)
