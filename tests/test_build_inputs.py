@@ -223,10 +223,15 @@ def test_local_projects_and_repositories_are_built(house: Path, tmp_path: Path) 
     git = ["git", "-C", tmp_path / "kept", "-c", "user.name=a", "-c", "user.email=a@example.org"]
     for words in (["init", "-q"], ["add", "-A"], ["commit", "-qm", "one"]):
         subprocess.run([*git, *words], check=True, timeout=60)
-    asked = (str(tmp_path / "near"), f"git+file://{tmp_path}/kept")
+    (tmp_path / "older").mkdir()
+    (tmp_path / "older" / "setup.py").write_text(
+        "from setuptools import setup\nsetup(name='older', version='1.0', py_modules=['older'])\n"
+    )
+    (tmp_path / "older" / "older.py").write_text("")
+    asked = (str(tmp_path / "near"), str(tmp_path / "older"), f"git+file://{tmp_path}/kept")
     tree, distributions, warnings, requested = filled(tmp_path, requirements=asked, arch=OTHER)
-    assert distributions.keys() == {"near", "kept", "six"}
-    assert (warnings, requested) == ((), {"near", "kept"})
+    assert distributions.keys() == {"near", "older", "kept", "six"}
+    assert (warnings, requested) == ((), {"near", "older", "kept"})
     everything = b"".join((tree / path).read_bytes() for path in resolve.list_files(tree))
     assert str(tmp_path).encode() not in everything
 
