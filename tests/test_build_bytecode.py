@@ -50,7 +50,9 @@ def test_chunks_do_not_depend_on_the_cores(
 ) -> None:
     """About one file in 2,000 compiles to other bytes behind other files: so who goes with whom is fixed."""
     chunks: list[list[str]] = []
-    monkeypatch.setattr(bytecode, "_compile", lambda tree, chunk, interpreter, optimize: chunks.append(list(chunk)) or [])
+    monkeypatch.setattr(
+        bytecode, "_compile", lambda tree, chunk, interpreter, optimize: chunks.append(list(chunk)) or []
+    )
     names = [f"m{number:04}.py" for number in range(3 * CHUNK_FILES - 1)]
     seen = []
     for jobs, files in ((1, names), (7, names[::-1])):
