@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from support_command import lazydeps, lazydeps_error, lazydeps_json
 
-from lazydeps.build import resolve, slim
+from lazydeps.build import read, resolve, slim
 from lazydeps.build.elf import interface
 from lazydeps.build.interpreters import canonical_arch, require_interpreter
 from lazydeps.build.options import PackOptions
@@ -493,6 +493,8 @@ def test_dropped_sources(tmp_path: Path) -> None:
     bare = {"one/__init__.pyc", "one/sub.pyc", "one/rare.pyc", "one/space/inner.pyc", "two.pyc"}
     assert {path for path in files if path.endswith(".pyc") and "__pycache__" not in path} == bare
     assert {path for path in bare if files[path]["set"] == "boot"} == bare - {"one/rare.pyc", "one/space/inner.pyc"}
+    with read.open_pack(read.as_ref(facts["path"])) as opened:
+        assert sorted(opened.root.namespaces) == ["one/space"]  # although no source in it says so
     assert facts["slimmed"]["rules"]["sources"]["bytes"] == sum((site / path[:-1]).stat().st_size for path in bare)
     assert facts["explained"][0]["why"].endswith("its source was left out by --sources drop.")
     lazydeps("extract", facts["path"], "-o", tmp_path / "tree", "-q")

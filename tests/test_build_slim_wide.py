@@ -14,6 +14,7 @@ import support_tally
 from support_command import lazydeps, lazydeps_json
 
 from lazydeps.build import resolve
+from lazydeps.build.bytecode import compile_tree
 from lazydeps.build.interpreters import canonical_arch, require_interpreter
 
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -95,6 +96,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     interpreter, arch = require_interpreter(MINOR), canonical_arch(os.uname().machine)
     resolve.install(DISTRIBUTIONS, into=folder, interpreter=interpreter, arch=arch, glibc="2.34")
     resolve.normalise(folder, drop_scripts=True)
+    compile_tree(folder, resolve.list_files(folder), interpreter=interpreter)  # else each process does it again
     return folder
 
 

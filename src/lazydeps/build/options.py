@@ -62,9 +62,9 @@ class PackOptions:
     prune: bool = True
     """Whether the rules of ``prune.toml`` apply."""
     exclude: tuple[str, ...] = ()
-    """Patterns of files to leave out besides (`patterns.py`), or ``rule:NAME`` to switch on a rule."""
+    """Patterns of files to leave out besides (`patterns.py`), or ``rule:NAME`` to switch a rule on."""
     keep: tuple[str, ...] = ()
-    """Patterns of files that neither a rule nor ``exclude`` leaves out, or ``rule:NAME`` to switch one off."""
+    """Patterns of files that neither a rule nor ``exclude`` leaves out, or ``rule:NAME`` to switch a rule off."""
     strip: bool = False
     """Whether to take debug information out of ELF files."""
     sources: Sources = "cold"
