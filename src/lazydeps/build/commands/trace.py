@@ -146,9 +146,7 @@ def show(console: Console, file: Path, packed: str | None, by: str, first: int) 
         f"{facts['files']:,} files; {facts['absent']:,} looked for in vain; {facts['stdlib']:,} of the standard library"
     )
     if packed is not None:
-        console.line(
-            f"{mega(facts['packed'])} packed, {mega(facts['unpacked'])} unpacked, without libraries that others need"
-        )
+        console.line(f"{mega(facts['packed'])} packed, {mega(facts['unpacked'])} unpacked, of what the trace names")
         if facts["not_in_pack"]:
             console.warn(f"{len(facts['not_in_pack'])} entries are not in {packed}: {facts['not_in_pack'][0]}, …")
     console.line()
