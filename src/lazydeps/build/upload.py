@@ -252,7 +252,7 @@ def _unfinished(client: Any, content: Content, bucket: str, key: str, parameters
                 continue
             pages = client.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=one["UploadId"])
             parts = [part for page in pages for part in page.get("Parts", ())]
-            if not all(_is_ours(part, content) for part in parts):
+            if not all(is_same_part(part, content) for part in parts):
                 continue  # other part sizes, or another file
             found = _Upload(one["UploadId"], {part["PartNumber"]: part["ETag"] for part in parts})
             if best is None or len(found.etags) > len(best.etags):
@@ -266,7 +266,8 @@ def _unfinished(client: Any, content: Content, bucket: str, key: str, parameters
     return best
 
 
-def _is_ours(part: Mapping[str, Any], content: Content) -> bool:
+def is_same_part(part: Mapping[str, Any], content: Content) -> bool:
+    """Return whether a part that S3 lists is the one of a file."""
     number = part["PartNumber"]
     if number > len(content.digests) or part["Size"] != content.size_of(number):
         return False
