@@ -7,7 +7,9 @@ import contextlib
 import hashlib
 import json
 import os
+import pty
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -150,6 +152,26 @@ def test_progress_reaches_the_end(bucket: Bucket, large: Written) -> None:
     push(large.path, bucket.url("packs/"), client=bucket.client, on_progress=lambda *now: told.append(now))
     assert {total for _, total in told} == {large.size}
     assert max(done for done, _ in told) == large.size
+
+
+def test_a_terminal_shows_bytes_and_their_rate(bucket: Bucket, large: Written) -> None:
+    """On a terminal the bar has the bytes there of all, and how many a second."""
+    owner, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "push", str(large.path), bucket.url("packs/")],
+        env=command_environ({**bucket.environ, "TERM": "xterm", "COLUMNS": "200"}),
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal that nobody holds any more
+        while block := os.read(owner, 1 << 16):
+            shown += block
+    os.close(owner)
+    assert process.wait(60) == 0
+    assert re.search(rb"\d/33\.6 MB", shown), shown
+    assert b"MB/s" in shown
 
 
 @pytest.mark.parametrize("which", ["pack", "large"])
@@ -422,6 +444,25 @@ def test_listed_checksums_count_before_tags(large: Written) -> None:
     assert not is_same_part(other, content)
     assert not is_same_part({**md5, "Size": PART - 1}, content)
     assert not is_same_part({**md5, "PartNumber": 4}, content)
+
+
+def test_a_refusal_in_the_middle_is_the_one_reported(bucket: Bucket, large: Written) -> None:
+    """Credentials that expire refuse every later call too: the error is the first one's, and the parts are kept."""
+    client = bucket.server.client()
+
+    def expire(request: Any, **_: Any) -> Any:
+        client.meta.events.register("before-send.s3.HeadObject", _refuse)
+        return _refuse(request)
+
+    def second(request: Any, **_: Any) -> Any:
+        return expire(request) if "partNumber=2" in request.url else None
+
+    client.meta.events.register("before-send.s3.UploadPart", second)
+    with pytest.raises(FetchError, match="denied UploadPart on"):
+        push(large.path, bucket.url("packs/"), client=client)
+    assert len(parts_in(bucket)) == 1
+    done = push(large.path, bucket.url("packs/"), client=bucket.client)
+    assert done.bytes_resumed + done.bytes_sent == large.size
 
 
 def test_who_may_not_list_uploads_begins_anew(bucket: Bucket, large: Written) -> None:

@@ -195,7 +195,7 @@ def upload(
                 IfNoneMatch="*",
             )
         except ClientError as error:
-            if head(client, bucket, key) is not None:
+            if _is_there(client, bucket, key):
                 # Somebody else's push of the same pack, maybe by means of the same upload.
                 _abort(client, bucket, key, found.id)
                 return Sent(created=False, resumed=resumed)
@@ -207,6 +207,14 @@ def upload(
             _tag(client, bucket, key, parameters["Tagging"])  # an upload's tags are those of who began it
         return Sent(created=True, sent=content.size - resumed, resumed=resumed)
     raise AssertionError("the second attempt ends in one way or another")
+
+
+def _is_there(client: Any, bucket: str, key: str) -> bool:
+    """Return whether the object is there; False where S3 refuses that question too, after another one."""
+    try:
+        return head(client, bucket, key) is not None
+    except S3_ERRORS:
+        return False
 
 
 def abort_all(client: Any, bucket: str, key: str) -> int:
