@@ -7,6 +7,7 @@ import json
 import multiprocessing
 import os
 import stat
+from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 import pytest
@@ -190,8 +191,9 @@ def test_writing_is_all_or_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert sorted(os.listdir(tmp_path)) == ["lazydeps.lock", "link"]
 
 
-def _pin_many(path: Path, name: str) -> None:
-    for number in range(10):
+def _pin_many(path: Path, name: str, together: Barrier) -> None:
+    together.wait(60)
+    for number in range(50):
         with changing(path):
             write(path, pin(read(path, missing=True), name, ARM, entry(number)))
 
@@ -200,12 +202,13 @@ def test_two_at_once(tmp_path: Path) -> None:
     """Processes that pin in one file wait for each other: nothing is lost."""
     path = tmp_path / "lazydeps.lock"
     context = multiprocessing.get_context("spawn")
-    both = [context.Process(target=_pin_many, args=(path, name)) for name in ("a", "b")]
+    together = context.Barrier(2)
+    both = [context.Process(target=_pin_many, args=(path, name, together)) for name in ("a", "b")]
     for one in both:
         one.start()
     for one in both:
         one.join(60)
     assert [one.exitcode for one in both] == [0, 0]
     lock = read(path)
-    assert [lock.entry(name, ARM).size for name in "ab"] == [9, 9]
-    assert [len(lock.entry(name, ARM).previous) for name in "ab"] == [9, 9]
+    assert [lock.entry(name, ARM).size for name in "ab"] == [49, 49]
+    assert [len(lock.entry(name, ARM).previous) for name in "ab"] == [KEPT, KEPT]

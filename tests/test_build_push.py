@@ -7,7 +7,9 @@ import contextlib
 import hashlib
 import json
 import os
+import pty
 import random
+import re
 import signal
 import socket
 import subprocess
@@ -24,7 +26,7 @@ from support_command import COMMAND, command_environ, lazydeps, lazydeps_error, 
 from support_packs import ARCH, pack_tree, write_tree
 
 from lazydeps.build.push import PART, PushOptions, push
-from lazydeps.build.upload import Content
+from lazydeps.build.upload import Content, is_same_part
 from lazydeps.errors import ConfigError, FetchError, IntegrityError
 
 if TYPE_CHECKING:
@@ -150,6 +152,26 @@ def test_progress_reaches_the_end(bucket: Bucket, large: Written) -> None:
     push(large.path, bucket.url("packs/"), client=bucket.client, on_progress=lambda *now: told.append(now))
     assert {total for _, total in told} == {large.size}
     assert max(done for done, _ in told) == large.size
+
+
+def test_a_terminal_shows_bytes_and_their_rate(bucket: Bucket, large: Written) -> None:
+    """On a terminal the bar has the bytes there of all, and how many a second."""
+    owner, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "push", str(large.path), bucket.url("packs/")],
+        env=command_environ({**bucket.environ, "TERM": "xterm", "COLUMNS": "200"}),
+        stdout=subprocess.DEVNULL,
+        stderr=terminal,
+    )
+    os.close(terminal)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal that nobody holds any more
+        while block := os.read(owner, 1 << 16):
+            shown += block
+    os.close(owner)
+    assert process.wait(60) == 0
+    assert re.search(rb"\d/33\.6 MB", shown), shown
+    assert b"MB/s" in shown
 
 
 @pytest.mark.parametrize("which", ["pack", "large"])
@@ -411,22 +433,36 @@ def test_parts_of_something_else_are_not_taken(bucket: Bucket, large: Written, p
     lazydeps("push", large.path, bucket.url("packs/"), "--abort", environ=bucket.environ)
 
 
-def test_listed_checksums_count_before_tags(bucket: Bucket, large: Written, parts_sent: list[int]) -> None:
-    """S3 lists the SHA-256 of parts, and encrypted ones have no MD5 for a tag: a part goes by its checksum."""
-    content = large.path.read_bytes()
-    begin(bucket, large, {1: content[:PART], 3: content[2 * PART :]})
-    checksums = {1: base64.b64encode(hashlib.sha256(content[:PART]).digest()).decode(), 3: "AAAA"}
+def test_listed_checksums_count_before_tags(large: Written) -> None:
+    """S3 lists the SHA-256 of parts, and encrypted ones have no MD5 for a tag; other stores list the tag alone."""
+    content, first = Content.of(large.path), large.path.read_bytes()[:PART]
+    md5 = {"PartNumber": 1, "Size": PART, "ETag": f'"{hashlib.md5(first).hexdigest()}"'}
+    other = {**md5, "ETag": '"of an encrypted part"'}
+    assert is_same_part({**other, "ChecksumSHA256": content.checksum_of(1)}, content)
+    assert not is_same_part({**md5, "ChecksumSHA256": content.checksum_of(2)}, content)
+    assert is_same_part(md5, content)
+    assert not is_same_part(other, content)
+    assert not is_same_part({**md5, "Size": PART - 1}, content)
+    assert not is_same_part({**md5, "PartNumber": 4}, content)
 
-    def as_s3(parsed: dict[str, Any], **_: Any) -> None:
-        for part in parsed["Parts"]:
-            part["ChecksumSHA256"] = checksums[part["PartNumber"]]
-            part["ETag"] = part["ETag"] if part["PartNumber"] == 3 else '"of an encrypted part"'
 
+def test_a_refusal_in_the_middle_is_the_one_reported(bucket: Bucket, large: Written) -> None:
+    """Credentials that expire refuse every later call too: the error is the first one's, and the parts are kept."""
     client = bucket.server.client()
-    client.meta.events.register("after-call.s3.ListParts", as_s3)
-    del parts_sent[:]
-    assert push(large.path, bucket.url("packs/"), client=client).bytes_resumed == 0  # the third part's is another
-    lazydeps("push", large.path, bucket.url("packs/"), "--abort", environ=bucket.environ)
+
+    def expire(request: Any, **_: Any) -> Any:
+        client.meta.events.register("before-send.s3.HeadObject", _refuse)
+        return _refuse(request)
+
+    def second(request: Any, **_: Any) -> Any:
+        return expire(request) if "partNumber=2" in request.url else None
+
+    client.meta.events.register("before-send.s3.UploadPart", second)
+    with pytest.raises(FetchError, match="denied UploadPart on"):
+        push(large.path, bucket.url("packs/"), client=client)
+    assert len(parts_in(bucket)) == 1
+    done = push(large.path, bucket.url("packs/"), client=bucket.client)
+    assert done.bytes_resumed + done.bytes_sent == large.size
 
 
 def test_who_may_not_list_uploads_begins_anew(bucket: Bucket, large: Written) -> None:

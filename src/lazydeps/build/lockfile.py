@@ -206,6 +206,12 @@ def roll_back_all(lock: Lock, name: str, targets: Iterable[str], *, to: str | No
             if any(one.digest.startswith(digits) for one in lock.entry(name, target).previous)
         ]
         chosen = tuple(having) or chosen[:1]  # which then says what it knows
+    stuck = [target for target in chosen if not lock.entry(name, target).previous]
+    if 0 < len(stuck) < len(chosen):
+        raise ConfigError(
+            f"{name} for {', '.join(stuck)} has nothing to go back to, and the targets of a name go back together. "
+            f"Choose the others, {', '.join(sorted({*chosen} - {*stuck}))}, with --arch or --python."
+        )
     for target in chosen:
         lock = roll_back(lock, name, target, to=to)
     return lock

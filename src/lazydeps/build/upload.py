@@ -195,7 +195,7 @@ def upload(
                 IfNoneMatch="*",
             )
         except ClientError as error:
-            if head(client, bucket, key) is not None:
+            if _is_there(client, bucket, key):
                 # Somebody else's push of the same pack, maybe by means of the same upload.
                 _abort(client, bucket, key, found.id)
                 return Sent(created=False, resumed=resumed)
@@ -207,6 +207,14 @@ def upload(
             _tag(client, bucket, key, parameters["Tagging"])  # an upload's tags are those of who began it
         return Sent(created=True, sent=content.size - resumed, resumed=resumed)
     raise AssertionError("the second attempt ends in one way or another")
+
+
+def _is_there(client: Any, bucket: str, key: str) -> bool:
+    """Return whether the object is there; False where S3 refuses that question too, after another one."""
+    try:
+        return head(client, bucket, key) is not None
+    except S3_ERRORS:
+        return False
 
 
 def abort_all(client: Any, bucket: str, key: str) -> int:
@@ -252,7 +260,7 @@ def _unfinished(client: Any, content: Content, bucket: str, key: str, parameters
                 continue
             pages = client.get_paginator("list_parts").paginate(Bucket=bucket, Key=key, UploadId=one["UploadId"])
             parts = [part for page in pages for part in page.get("Parts", ())]
-            if not all(_is_ours(part, content) for part in parts):
+            if not all(is_same_part(part, content) for part in parts):
                 continue  # other part sizes, or another file
             found = _Upload(one["UploadId"], {part["PartNumber"]: part["ETag"] for part in parts})
             if best is None or len(found.etags) > len(best.etags):
@@ -266,7 +274,8 @@ def _unfinished(client: Any, content: Content, bucket: str, key: str, parameters
     return best
 
 
-def _is_ours(part: Mapping[str, Any], content: Content) -> bool:
+def is_same_part(part: Mapping[str, Any], content: Content) -> bool:
+    """Return whether a part that S3 lists is the one of a file."""
     number = part["PartNumber"]
     if number > len(content.digests) or part["Size"] != content.size_of(number):
         return False

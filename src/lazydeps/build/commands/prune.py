@@ -89,13 +89,18 @@ def command(
     if not dry_run and not yes and (plan.remove or plan.abort):
         if console.as_json:
             raise click.UsageError("with --json nobody can be asked: add --yes or --dry-run.", context)
-        what = f"{len(plan.remove)} packs ({mega(size)}) and {len(plan.abort)} unfinished uploads"
+        counts = [(len(plan.remove), f"pack{{}} ({mega(size)})"), (len(plan.abort), "unfinished upload{}")]
+        what = " and ".join(f"{count} {word.format('s' * (count != 1))}" for count, word in counts if count)
         click.confirm(f"Remove {what} from {destination} for good?", abort=True, err=True)
     if dry_run:
         done = published.Pruned(plan.remove, plan.abort, (), versioned=False)
     else:
         again = published.locks_of(locks)  # somebody may have pinned one of them meanwhile
-        done = published.prune(destination, plan, client=client, locks=again)
+        try:
+            done = published.prune(destination, plan, client=client, locks=again)
+        except KeyboardInterrupt:
+            console.fail("Interrupted", "what had not been removed yet is there still; the same command does the rest.")
+            return 130
     for key, reason in done.failed:
         console.warn(f"{key} could not be removed: {reason}.")
     if done.versioned:
