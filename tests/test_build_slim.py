@@ -477,6 +477,7 @@ SOURCES = {
     "one/wrong.py": "print 'two'\n",
     "one/a-script.py": "x = 1\n",
     "one/space/inner.py": "INNER = 1\n",
+    "one/fast.py": "# @njit(cache=True)\n",
     "two.py": "TWO = 2\n",
 }
 
@@ -489,7 +490,7 @@ def test_dropped_sources(tmp_path: Path) -> None:
     )
     files = packed_files(facts)
     sources = {path for path in files if path.endswith(".py")}
-    assert sources == {"one/read.py", "one/wrong.py", "one/a-script.py"}
+    assert sources == {"one/read.py", "one/wrong.py", "one/a-script.py", "one/fast.py"}
     bare = {"one/__init__.pyc", "one/sub.pyc", "one/rare.pyc", "one/space/inner.pyc", "two.pyc"}
     assert {path for path in files if path.endswith(".pyc") and "__pycache__" not in path} == bare
     assert {path for path in bare if files[path]["set"] == "boot"} == bare - {"one/rare.pyc", "one/space/inner.pyc"}

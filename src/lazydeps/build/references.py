@@ -84,6 +84,14 @@ def attached_stubs(tree: Path, sources: Iterable[str]) -> Iterator[str]:
             yield path + "i"
 
 
+def cached_by_numba(tree: Path, sources: Iterable[str]) -> Iterator[str]:
+    """Yield the sources with functions that numba is to cache: at import it looks for the file, and fails without."""
+    for path in sources:
+        source = (tree / path).read_bytes()
+        if b"cache=True" in source and (b"jit" in source or b"vectorize" in source):
+            yield path
+
+
 def _module_name(path: str) -> str | None:
     folder, _, name = path.rpartition("/")
     stem = name.partition(".")[0]

@@ -19,7 +19,7 @@ from lazydeps.errors import ConfigError
 from . import resolve
 from .elf import is_shared_object
 from .patterns import expression
-from .references import References, attached_stubs
+from .references import References, attached_stubs, cached_by_numba
 from .sets import boot_files
 from .sourceless import drop_sources
 from .trace import FILE_PREFIX
@@ -269,6 +269,7 @@ def slim(
         named = expression(asked)
         stay = {**dict.fromkeys(opened), **{path: None for path in left if named.match(path)}}
         stay |= matching(rules().sources, frozenset(planned.owners.values()), left)
+        stay |= dict.fromkeys(cached_by_numba(tree, (path for path in left if path.endswith(".py"))))
         dropped = drop_sources(tree, left, stay=stay, cache_tag=cache_tag)
         for path, count in dropped.items():
             done.saved.append(Saved(path, SOURCES, planned.owners.get(path, NOBODY), count))
