@@ -69,7 +69,7 @@ def moving(lines: list[str]) -> list[str]:
 
 def test_bytes_and_rate(site: Path, tmp_path: Path) -> None:
     """While it compresses, a person sees how much of how much, how fast, since when, and which file."""
-    lines = on_a_terminal("pack", "--from-dir", site, "-o", tmp_path / "p.tar.zst", "--level", "9", "-j", "1")
+    lines = on_a_terminal("pack", "--from-dir", site, "-o", tmp_path / "p.tar.zst", "--level", "19", "-j", "1")
     writing = [line for line in moving(lines) if "Compressing" in line]
     assert any(re.search(r" \d+\.\d/25\.2 MB  \d+\.\d MB/s 0:00:\d\d package/big\.bin", line) for line in writing)
     compiling = [line for line in moving(lines) if "Compiling" in line]
