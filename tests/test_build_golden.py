@@ -16,10 +16,13 @@ from typing import TYPE_CHECKING, Any
 import click
 import pytest
 from jsonschema import Draft202012Validator
+from referencing import Registry, Resource
 from support_archives import DEFLATED, Entry, zip_of
 from support_command import lazydeps, lazydeps_json
+from support_packs import ARCH, pack_tree, write_tree
 
 from lazydeps import errors
+from lazydeps.build import published
 from lazydeps.build.cli import cli, run_cli
 
 if TYPE_CHECKING:
@@ -85,6 +88,15 @@ def test_the_help_is_the_one_written_down(
     )
 
 
+@pytest.mark.parametrize("words", [words for words in ALL if isinstance(ALL[words], click.Group)], ids=" ".join)
+def test_lists_of_commands_are_not_cut(words: tuple[str, ...]) -> None:
+    """On a terminal of 80 columns, too, a list of commands has a whole sentence for each."""
+    command = ALL[words]
+    with click.Context(command, info_name=" ".join(words), terminal_width=80) as context:
+        cut = [line for line in command.get_help(context).splitlines()[1:] if line.endswith("...")]
+    assert not cut, f"too long for the list of {' '.join(words)}: give these commands a short_help"
+
+
 def test_there_is_no_help_of_a_command_that_is_gone(pytestconfig: pytest.Config) -> None:
     """The files are those of the commands, and no more."""
     left_over = set(GOLDEN.glob("*")) - {golden_file(words) for words in ALL}
@@ -146,8 +158,12 @@ def schema(name: str) -> dict[str, Any]:
 
 def check(name: str, result: Any) -> None:
     """Fail with all that is wrong with a result."""
+    errors_resource: Resource[Any] = Resource.from_contents(schema("error"))
+    registry: Registry[Any] = Registry().with_resource("error.schema.json", errors_resource)
     problems = [
-        f"{error.json_path}: {error.message}" for error in Draft202012Validator(schema(name)).iter_errors(result)
+        f"{part.json_path}: {part.message}"
+        for error in Draft202012Validator(schema(name), registry=registry).iter_errors(result)
+        for part in [error, *(error.context or ())]  # of alternatives, what is wrong with each
     ]
     assert not problems, f"not what docs/reference/json/{name}.schema.json says:\n" + "\n".join(problems)
 
@@ -193,18 +209,94 @@ def packed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """A result of `lazydeps pack`."""
     out = tmp_path_factory.mktemp("packed") / "small.tar.zst"
     minor = f"{sys.version_info[0]}.{sys.version_info[1]}"
-    return lazydeps_json("pack", "six", "markupsafe", "-o", out, "--python", minor, "--level", "3")
+    words = ("--python", minor, "--level", "3", "--explain", "six.py", "--explain", "nothing.py")
+    return lazydeps_json("pack", "six", "markupsafe", "-o", out, "--save-trace", out.with_name("t.json"), *words)
+
+
+def in_process(*words: str | Path, code: int = 0) -> dict[str, Any]:
+    """Return what the command prints with ``--json``; without a process of its own, which takes longer than most."""
+    out = io.StringIO()
+    with contextlib.redirect_stdout(out):
+        assert run_cli([*map(str, words), "--json"]) == code, out.getvalue()
+    facts: dict[str, Any] = json.loads(out.getvalue())
+    return facts
 
 
 def test_pack(packed: dict[str, Any]) -> None:
-    """`lazydeps pack --json`."""
+    """`lazydeps pack --json`, with --explain; a field that is missing or of another type does not pass."""
     check("pack", packed)
+    assert [one["path"] for one in packed["explained"]] == ["six.py", "nothing.py"]
+    for wrong in ({"size": "1"}, {"cache": 1}, {"failed": []}):
+        with pytest.raises(AssertionError, match="not what docs/reference/json/pack"):
+            check("pack", {**packed, **wrong})
 
 
-def test_push(packed: dict[str, Any], bucket: Bucket) -> None:
-    """`lazydeps push --json`, the first time and the second."""
+def test_several_packs(tmp_path: Path) -> None:
+    """`lazydeps pack --json` of a project of which one pack can be built and one cannot."""
+    text = '[packs.small]\nrequirements = ["six"]\nlevel = 1\n[packs.none]\nrequirements = ["six==99"]\n'
+    (tmp_path / "lazydeps.toml").write_text(text)
+    found = lazydeps_json("pack", "--no-cache", cwd=tmp_path, code=1)
+    check("pack", found)
+    assert [one["name"] for one in found["packs"]] == ["small"]
+    assert found["packs"][0]["cache"] is None
+    assert [one["error"]["type"] for one in found["failed"]] == ["LazydepsError"]
+
+
+def test_publishing(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`push` in all its ways, `list`, `diff`, `rollback` and `prune`, each as people use them after one another."""
+    for name, value in bucket.environ.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.chdir(tmp_path)
+    for number in (1, 2):
+        write_tree(tmp_path / f"tree{number}", {"alpha.py": f"A = {number}\n", f"only{number}.txt": "x"})
+        versions = {"alpha": f"{number}.0", f"only{number}": "1"}
+        pack_tree(tmp_path / f"{number}.tar.zst", tmp_path / f"tree{number}", boot=["alpha.py"], distributions=versions)
+    pack_tree(tmp_path / "any.tar.zst", tmp_path / "tree1", boot=["alpha.py"], arch="any")
+    to = bucket.url("packs/")
+    check("push", in_process("push", "1.tar.zst", to, "--name", "app", "--dry-run"))
     for _ in range(2):
-        check("push", lazydeps_json("push", packed["path"], bucket.url("packs/"), environ=bucket.environ))
+        check("push", in_process("push", "any.tar.zst", to))
+    check("push", in_process("push", "1.tar.zst", "any.tar.zst", to, "--name", "app"))
+    check("push", in_process("push", "2.tar.zst", to, "--name", "app"))
+    check("push", in_process("push", "2.tar.zst", "any.tar.zst", to, "--dry-run"))
+    check("push", in_process("push", "2.tar.zst", to, "--abort"))
+    found = in_process("list", to, "--lock", "lazydeps.lock")
+    check("list", found)
+    assert {str(one["locked"]) for one in found["packs"]} == {"current app", "previous app"}
+    for words in ([], ["--files"]):
+        found = in_process("diff", "1.tar.zst", "2.tar.zst", *words)
+        check("diff", found)
+        assert found["distributions"]["changed"] == {"alpha": ["1.0", "2.0"]}
+    check("diff", in_process("diff", "1.tar.zst", "1.tar.zst"))
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    for words in (["--dry-run"], []):
+        found = in_process("rollback", "app", "--python", python, "--arch", ARCH, *words)
+        check("rollback", found)
+        assert list(found["targets"]) == [f"python{python}-{ARCH}"]
+    bucket.client.create_multipart_upload(Bucket=bucket.name, Key=f"packs/{'0' * 64}.tar.zst")
+    monkeypatch.setattr(published, "UNFINISHED", -1.0)
+    for words in (["--dry-run"], ["--yes"]):
+        found = in_process("prune", to, "--keep", "1", "--no-lock", *words)
+        check("prune", found)
+        assert (len(found["removed"]), len(found["aborted"])) == (1, 1)
+
+
+def test_traces(packed: dict[str, Any], tmp_path: Path) -> None:
+    """`lazydeps trace`: merge, show alone and with a pack, diff and unused."""
+    trace, shorter, script = Path(packed["path"]).with_name("t.json"), tmp_path / "shorter.json", tmp_path / "app.py"
+    document = json.loads(trace.read_text())
+    shorter.write_text(json.dumps({**document, "order": document["order"][1:], "absent": ["nowhere"]}))
+    for words in (["--dry-run"], []):
+        check("trace-merge", in_process("trace", "merge", trace, shorter, "-o", tmp_path / "m.json", *words))
+    for words in ([], ["--pack", packed["path"]], ["--pack", packed["path"], "--by", "distribution"]):
+        check("trace-show", in_process("trace", "show", trace, *words))
+    found = in_process("trace", "diff", trace, shorter)
+    check("trace-diff", found)
+    assert (found["only_first"], found["absent_second"]) == (document["order"][:1], ["nowhere"])
+    script.write_text("import six\nimport markupsafe\nmarkupsafe.escape('<')\n")
+    found = in_process("trace", "unused", packed["path"], "--trace-script", script, "--runs", "1")
+    check("trace-unused", found)
+    assert ([one["package"] for one in found["unused"]], [*found["used"]]) == (["six"], ["markupsafe"])
 
 
 def test_reading(packed: dict[str, Any], tmp_path: Path) -> None:
@@ -229,6 +321,7 @@ def test_lock_and_archives(tmp_path: Path) -> None:
     archive, report, store = tmp_path / "a.zip", tmp_path / "report.json", tmp_path / "store"
     archive.write_bytes(zip_of(Entry("alpha.py", b"N = 39\n", method=DEFLATED)))
     check("lock", lazydeps_json("lock", archive))
+    check("lock", in_process("lock", archive, "--name", "libs", "--lock", tmp_path / "lazydeps.lock"))
     lazydeps("run", "--pack", archive, "--dir", store, "--report-json", report, "-c", "import alpha")
     check("run", json.loads(report.read_text()))
     check("gc", lazydeps_json("gc", "--dir", store))

@@ -520,6 +520,23 @@ def test_where_packs_go_is_checked_first(tmp_path: Path, words: list[str], said:
     assert [path.name for path in tmp_path.iterdir()] == ["here.txt"]
 
 
+def test_one_pack_of_a_project_may_be_named(tmp_path: Path) -> None:
+    """With one configured pack for one target `-o` takes its file; with more the message counts what would be built."""
+    text = f'python = ["{MINOR}"]\narch = ["{ARCH}"]\n[packs.small]\nrequirements = ["six"]\nlevel = 1\n'
+    (tmp_path / "lazydeps.toml").write_text(text)
+    facts = lazydeps_json("pack", "-o", "mine.tar.zst", cwd=tmp_path)
+    assert Path(facts["path"]) == tmp_path / "mine.tar.zst"
+    assert (tmp_path / "mine.tar.zst").is_file()
+    for words, said in (
+        (["-o", "mine.tar.zst", "--arch", "arm64,x86_64"], "2 packs cannot all be mine.tar.zst"),
+        (["-o", "mine.zst"], "a file NAME.tar.zst, such as mine.tar.zst: not mine.zst"),
+    ):
+        assert said in " ".join(lazydeps("pack", *words, cwd=tmp_path, code=2).stderr.split())
+    (tmp_path / "folder.tar.zst").mkdir()
+    done = lazydeps("pack", "-o", "folder.tar.zst", cwd=tmp_path, code=2)
+    assert "folder.tar.zst is a directory" in " ".join(done.stderr.split())
+
+
 def test_an_interpreter_that_is_not_there_is_asked_for(tmp_path: Path) -> None:
     """Bytecode needs the target's Python: without one, the error says how to get it."""
     environ = {"PATH": "/nowhere", "HOME": str(tmp_path), "PYENV_ROOT": str(tmp_path)}

@@ -671,3 +671,19 @@ def test_locking_an_archive(bucket: Bucket, run_python: RunPython, tmp_path: Pat
     assert run_python(None, str(tmp_path / "handler.py"), environ=bucket.environ).stdout == "7\n"
     error = lazydeps_error("lock", url, "--name", "a/b", environ=bucket.environ, cwd=tmp_path)
     assert "'a/b' is no name for a pack" in error["message"]
+
+
+def test_a_project_says_where_to_push(bucket: Bucket, packs: Packs, tmp_path: Path) -> None:
+    """Without a destination the project's is used, from a folder below it, too; one that is given wins over it."""
+    below = tmp_path / "src"
+    below.mkdir()
+    words = ("push", packs["1"].path)
+    done = lazydeps(*words, cwd=below, environ=bucket.environ, code=2)
+    assert "no destination: give it last, lazydeps push PACK s3://BUCKET/PREFIX/, or" in " ".join(done.stderr.split())
+    (tmp_path / "pyproject.toml").write_text(f'[tool.lazydeps]\ndestination = "{bucket.url("ours/")}"\n')
+    facts = lazydeps_json(*words, cwd=below, environ=bucket.environ)
+    assert (facts["bucket"], facts["key"]) == (bucket.name, f"ours/{digits(packs['1'])}.tar.zst")
+    facts = lazydeps_json(*words, packs["2"].path, cwd=below, environ=bucket.environ)
+    assert {one["key"].partition("/")[0] for one in facts["packs"]} == {"ours"}
+    facts = lazydeps_json(*words, bucket.url("given/"), cwd=below, environ=bucket.environ)
+    assert facts["key"].startswith("given/")

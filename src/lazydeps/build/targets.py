@@ -71,10 +71,7 @@ def plan_requirements(
             raise ConfigError(f"there is no folder {out.absolute().parent} to write {out.name} into.")
         paths = [_expanded(out, *target) for target in targets]
         for path in paths:
-            if path.is_dir():
-                raise ConfigError(
-                    f"--out wants a file to write, such as {path / UNNAMED}{SUFFIX}; {path} is a directory."
-                )
+            _check_file(path)
     else:
         _check_folder(out, len(targets))
         paths = [out / _file_name(UNNAMED, *target) for target in targets]
@@ -102,8 +99,8 @@ def plan_project(
         names: which packs; all of them if empty.
         python: minor versions, instead of the file's.
         arch: architectures, instead of the file's.
-        out: the folder to write to, by default ``dist`` in the project's; or a path with ``{name}``, ``{python}`` and
-            ``{arch}`` in it.
+        out: the folder to write to, by default ``dist`` in the project's; a path with ``{name}``, ``{python}`` and
+            ``{arch}`` in it; or, where there is one pack for one target to build, its file ``NAME.tar.zst``.
 
     Raises:
         ConfigError: the project has no such pack, or one of them cannot be built.
@@ -115,19 +112,23 @@ def plan_project(
             "([tool.lazydeps.packs.NAME] in a pyproject.toml), or give requirements (numpy pandas)."
         )
     folder = out or project.folder / "dist"
-    pattern = "{" in folder.name
-    if not pattern:
-        _check_folder(folder, len(specs))
+    wanted = [
+        (spec, *target)
+        for spec in dict.fromkeys(specs)
+        for target in _targets(python or spec.python, arch or spec.arch)
+    ]
+    is_file = "{" in folder.name or (len(wanted) == 1 and folder.name.endswith(SUFFIX))
+    if not is_file:
+        _check_folder(folder, len(wanted))
     builds = []
-    for spec in dict.fromkeys(specs):
-        for version, machine in _targets(python or spec.python, arch or spec.arch):
-            path = (
-                _expanded(folder, version, machine, name=spec.name)
-                if pattern
-                else folder / _file_name(spec.name, version, machine)
-            )
-            options = options_for(spec, python=version, arch=machine, out=path, flags=flags)
-            builds.append(Build(spec.name, options, spec.destination))
+    for spec, version, machine in wanted:
+        if is_file:
+            path = _expanded(folder, version, machine, name=spec.name)
+            _check_file(path)
+        else:
+            path = folder / _file_name(spec.name, version, machine)
+        options = options_for(spec, python=version, arch=machine, out=path, flags=flags)
+        builds.append(Build(spec.name, options, spec.destination))
     return _checked(builds)
 
 
@@ -141,15 +142,24 @@ def _file_name(name: str, python: str, arch: str) -> str:
     return f"{name}-py{python.replace('.', '')}-{arch}{SUFFIX}"
 
 
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise ConfigError(f"--out wants a file to write, such as {path / UNNAMED}{SUFFIX}; {path} is a directory.")
+
+
 def _check_folder(folder: Path, count: int) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise ConfigError(f"--out has to be a folder, or hold {{python}} and {{arch}}, and {folder} is a file.")
     if folder.name.endswith((".zst", ".tar")):
         stem = folder.name.split(".", maxsplit=1)[0]
+        if count == 1:
+            raise ConfigError(
+                f"--out is a folder to write to, or a file NAME{SUFFIX}, such as {stem}{SUFFIX}: not {folder}."
+            )
         raise ConfigError(
             f"{count} packs cannot all be {folder}: give --out a folder, or a name for each, such as "
             f"{stem}-{{python}}-{{arch}}{SUFFIX}."
         )
+    if folder.exists() and not folder.is_dir():
+        raise ConfigError(f"--out has to be a folder, or hold {{python}} and {{arch}}, and {folder} is a file.")
 
 
 def _expanded(path: Path, python: str, arch: str, *, name: str | None = None) -> Path:

@@ -62,6 +62,7 @@ def _age(text: str) -> float:
 
 @command.command(
     "info",
+    short_help="Say where the cache is, what it holds, and how old it is.",
     epilog="""\b
 Examples:
   lazydeps cache info
@@ -117,6 +118,7 @@ def clear(console: Console, kinds: tuple[cache.Kind, ...], cache_dir: Path | Non
 
 @command.command(
     "prune",
+    short_help="Remove what was not used for longest.",
     epilog="""\b
 Examples:
   lazydeps cache prune --size 500MB

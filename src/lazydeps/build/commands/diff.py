@@ -19,6 +19,7 @@ SIGNS = {"added": "+", "removed": "-", "changed": "~"}
 
 @click.command(
     "diff",
+    short_help="Show what differs from pack A to pack B.",
     epilog="""\b
 Examples:
   lazydeps diff old.tar.zst new.tar.zst
@@ -33,8 +34,8 @@ Examples:
 def command(console: Console, before: str, after: str, lock: Path, *, files: bool) -> None:
     """Show what differs from pack A to pack B: distributions, sizes by set, files.
 
-    A and B are paths, references, or names of the lock file with a target. Indexes tell most; where frames differ, the
-    files in them are read and compared by content.
+    A and B are paths, references, or names of the lock file with a target, NAME@TARGET. Mostly the packs' indexes are
+    compared; only where compressed frames differ, the files in them are read and compared by content.
     """
     from lazydeps.build import diff
     from lazydeps.build.read import open_pack

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "extract",
+    short_help="Write every file of PACK into a folder.",
     epilog="""\b
 Examples:
   lazydeps extract data.tar.zst -o site-packages

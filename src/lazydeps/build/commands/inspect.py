@@ -11,6 +11,7 @@ from lazydeps.build.console import Console, mega
 
 @click.command(
     "inspect",
+    short_help="Say what is in PACK, without fetching its frames.",
     epilog="""\b
 Examples:
   lazydeps inspect data.tar.zst

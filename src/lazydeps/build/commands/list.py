@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "list",
+    short_help="Show the packs below a prefix of a bucket, the newest first.",
     epilog="""\b
 Examples:
   lazydeps list s3://my-bucket/packs/

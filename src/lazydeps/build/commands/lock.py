@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "lock",
+    short_help="Pin an archive that is not a pack: a zip, a layer, a tar, a wheel.",
     epilog="""\b
 Examples:
   lazydeps lock s3://my-bucket/libs/data-science.zip

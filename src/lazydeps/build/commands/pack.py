@@ -57,7 +57,7 @@ Examples:
     "-o",
     "--out",
     type=PATH,
-    help="The pack to write, NAME.tar.zst; of several a folder, or a name with {python} and {arch}.",
+    help="The pack to write, NAME.tar.zst; for several, a folder or a name with {python} and {arch}.",
 )
 @click.option(
     "--python",
@@ -67,8 +67,13 @@ Examples:
 @click.option("--arch", multiple=True, help="x86_64 or arm64, or both.  [default: this machine's]")
 @click.option("--glibc", help="Oldest C library to support.  [default: that of Lambda's image for the Python version]")
 @click.option("--prune/--no-prune", default=True, help="Leave out what no running program reads.  [default: prune]")
-@click.option("--exclude", multiple=True, metavar="PATTERN", help="Files to leave out besides; rule:NAME for a rule.")
-@click.option("--keep", multiple=True, metavar="PATTERN", help="Files that nothing leaves out; rule:NAME, too.")
+@click.option("--exclude", multiple=True, metavar="PATTERN", help="More files to leave out; rule:NAME applies a rule.")
+@click.option(
+    "--keep",
+    multiple=True,
+    metavar="PATTERN",
+    help="Files to keep whatever a rule says; rule:NAME switches a rule off.",
+)
 @click.option("--strip", is_flag=True, help="Take debug information out of libraries.")
 @click.option(
     "--sources",
@@ -108,7 +113,7 @@ Examples:
     "--trace-env",
     multiple=True,
     metavar="NAME[=VALUE]",
-    help="A variable for what is recorded, which gets no others; without a value, the one set here.",
+    help="An environment variable for the recorded program, which gets no others; without a value, the one set here.",
 )
 @click.option(
     "--trace-file", "trace_files", type=FILE, multiple=True, help="A trace that was saved or collected before."
@@ -119,7 +124,7 @@ Examples:
     "explained",
     multiple=True,
     metavar="FILE",
-    help="Say where a file of site-packages went, and why; patterns too.",
+    help="Say where a file of site-packages went, and why; patterns work too.",
 )
 @click.option("-j", "--jobs", type=click.IntRange(min=1), help="Processes and threads at a time.  [default: all cores]")
 @click.option(
@@ -204,8 +209,10 @@ def _run_all(console: Console, builds: list[Build], explained: tuple[str, ...]) 
             packs.append({"name": build.name, **_run(console, build.options, explained)})
             destination = destination or build.destination
         except (LazydepsError, OSError) as error:
-            facts = error.facts() if isinstance(error, LazydepsError) else {}
-            told = {"type": type(error).__name__, "message": str(error), **facts}
+            if isinstance(error, LazydepsError):
+                told = {"type": type(error).__name__, "message": str(error), **error.facts()}
+            else:
+                told = {"type": "OSError", "message": f"{error}."}  # as for one pack alone
             target = {"name": build.name, "python": build.options.python, "arch": build.options.arch}
             failed.append({**target, "error": told})
             console.warn(f"{build.shown} failed: {error}")

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "package",
+    short_help="Build a function's zip file: code, light dependencies, lazydeps.",
     epilog="""\b
 Examples:
   lazydeps package --handler app.handler -o function.zip

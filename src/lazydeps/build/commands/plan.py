@@ -26,6 +26,7 @@ SHOWN = 12
 
 @click.command(
     "plan",
+    short_help="Propose what goes into the zip file and what into a pack.",
     epilog="""\b
 Examples:
   lazydeps plan --python 3.13 --arch arm64

@@ -27,6 +27,7 @@ def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
 
 @click.command(
     "prune",
+    short_help="Remove older packs and unfinished uploads from a bucket.",
     epilog="""\b
 Examples:
   lazydeps prune s3://my-bucket/packs/ --keep 3 --lock lazydeps.lock --dry-run
@@ -38,13 +39,13 @@ Examples:
     "--keep", type=click.IntRange(min=1), required=True, metavar="N", help="Keep the N newest of each name and target."
 )
 @click.option("--lock", "locks", type=LOCK, multiple=True, help="A lock file whose packs stay; may be repeated.")
-@click.option("--no-lock", is_flag=True, help="No function starts from this prefix by a lock file.")
+@click.option("--no-lock", is_flag=True, help="There is no lock file: no function starts from this prefix by one.")
 @click.option(
     "--older-than",
     callback=_seconds,
     default="0s",
     metavar="AGE",
-    help="Remove only what was published so long ago: 30d, 12h.",
+    help="Remove only what was published longer ago than this: 30d, 12h.",
 )
 @click.option("--dry-run", is_flag=True, help="Remove nothing; say what would be removed.")
 @click.option("-y", "--yes", is_flag=True, help="Do not ask.")

@@ -32,20 +32,25 @@ def _tags(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 Examples:
   lazydeps push data.tar.zst s3://my-bucket/packs/
   lazydeps push science-*.tar.zst s3://my-bucket/packs/ --name science
+  lazydeps push dist/*.tar.zst         # to the destination that the project configures
   lazydeps push data.tar.zst s3://my-bucket/packs/ --sse aws:kms --tag team=data
   lazydeps push data.tar.zst s3://my-bucket/packs/ --json | jq -r .ref""",
 )
-@click.argument("words", metavar="PACK... s3://BUCKET/PREFIX/", nargs=-1, required=True)
+@click.argument("words", metavar="PACK... [s3://BUCKET/PREFIX/]", nargs=-1, required=True)
 @click.option("--name", metavar="NAME", help="Pin the packs under this name in the lock file, which load() reads.")
 @click.option("--lock", type=LOCK, default="lazydeps.lock", show_default=True, help="The lock file that --name writes.")
 @click.option("--tag", "tags", multiple=True, callback=_tags, metavar="KEY=VALUE", help="An object tag; ten at most.")
 @click.option("--sse", type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]), help="How S3 encrypts the object.")
 @click.option("--sse-kms-key-id", "kms_key", metavar="KEY", help="The KMS key to encrypt with.")
-@click.option("--bucket-key/--no-bucket-key", default=None, help="With aws:kms: fewer calls to KMS, or one a request.")
+@click.option(
+    "--bucket-key/--no-bucket-key",
+    default=None,
+    help="With aws:kms: use an S3 Bucket Key, which means fewer calls to KMS.",
+)
 @click.option(
     "--storage-class",
     type=click.Choice(["STANDARD", "INTELLIGENT_TIERING", "STANDARD_IA", "ONEZONE_IA", "GLACIER_IR"]),
-    help="What S3 keeps it in.  [default: STANDARD]",
+    help="The storage class of the object.  [default: STANDARD]",
 )
 @click.option("--dry-run", is_flag=True, help="Send nothing; check that it could be, and say what would go where.")
 @click.option("--abort", is_flag=True, help="Drop what an interrupted push of these packs has left in the bucket.")
@@ -56,6 +61,9 @@ def command(console: Console, words: tuple[str, ...], lock: Path, *, dry_run: bo
     An object that is there is never replaced, and an equal one is not sent again. What was interrupted goes on where it
     stopped. Prints the pinned references; with --name, the lock file gets them, and what it had before is remembered
     for `lazydeps rollback`.
+
+    Without s3://BUCKET/PREFIX/, pushes to the destination that the project configures in [tool.lazydeps] of its
+    pyproject.toml, or in lazydeps.toml.
     """
     from lazydeps.build import push, s3
 
@@ -116,7 +124,9 @@ def _split(words: tuple[str, ...]) -> tuple[list[Path], str]:
         found = default_destination()
         if found is None:
             raise click.UsageError(
-                "no destination: give it last, lazydeps push PACK s3://BUCKET/PREFIX/.", click.get_current_context()
+                "no destination: give it last, lazydeps push PACK s3://BUCKET/PREFIX/, or configure destination in "
+                "[tool.lazydeps] of the project's pyproject.toml.",
+                click.get_current_context(),
             )
         destination = found
     if not first:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 @click.command(
     "rollback",
+    short_help="Pin again in the lock file what NAME meant before its last push.",
     epilog="""\b
 Examples:
   lazydeps rollback science
@@ -23,9 +24,11 @@ Examples:
   lazydeps rollback science --to 3f9a0c""",
 )
 @click.argument("name")
-@click.option("--python", help="Only for this Python, 3.13.  [default: all that the lock has]")
+@click.option("--python", help="Only for this Python, such as 3.13.  [default: all that the lock has]")
 @click.option("--arch", help="Only for this architecture, x86_64, arm64 or any.  [default: all that the lock has]")
-@click.option("--to", metavar="ROOT", help="Go back to the pack whose root begins so.  [default: the one before]")
+@click.option(
+    "--to", metavar="ROOT", help="Go back to the pack whose root begins with these digits.  [default: the one before]"
+)
 @click.option("--lock", type=LOCK, default="lazydeps.lock", show_default=True, help="The lock file.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would be pinned.")
 @output_options

@@ -101,7 +101,11 @@ Examples:
     help="What to group by; distributions need --pack.",
 )
 @click.option(
-    "--first", type=click.IntRange(min=0), default=10, show_default=True, help="Entries to list from the top."
+    "--first",
+    type=click.IntRange(min=0),
+    default=10,
+    show_default=True,
+    help="How many entries to list from its beginning.",
 )
 @output_options
 def show(console: Console, file: Path, packed: str | None, by: str, first: int) -> None:
@@ -171,6 +175,7 @@ def _group_line(group: Group, *, sized: bool) -> str:
 
 
 @command.command(
+    short_help="Show what differs from one trace to another.",
     epilog="""\b
 Examples:
   lazydeps trace diff trace.json production.json
@@ -197,13 +202,14 @@ def diff(console: Console, first: Path, second: Path) -> None:
 
 
 @command.command(
+    short_help="Name imports that bring what a run never uses.",
     epilog="""\b
 Examples:
   lazydeps trace unused data.tar.zst --trace-handler app.handler --event event.json
   lazydeps trace unused numpy pandas --trace-script report.py
   lazydeps trace unused --from-dir build/python --trace "import report; report.main()" --project .""",
 )
-@click.argument("packed", nargs=-1, metavar="PACK | REQUIREMENTS…")
+@click.argument("packed", nargs=-1, metavar="[PACK | REQUIREMENTS...]")
 @click.option("--from-dir", type=FOLDER, help="An installed site-packages folder instead.")
 @click.option("--python", help="Minor version, for requirements and folders.  [default: the running one]")
 @click.option("--project", type=PATH, help="The function's folder.  [default: the current one]")
@@ -211,8 +217,19 @@ Examples:
 @click.option("--trace-script", "trace_scripts", type=FILE, multiple=True, help="A program to run.")
 @click.option("--trace-handler", "trace_handlers", multiple=True, metavar="MODULE.FUNCTION", help="A handler to run.")
 @click.option("--event", "events", type=FILE, multiple=True, help="A JSON event to call the handler with.")
-@click.option("--trace-env", multiple=True, metavar="NAME[=VALUE]", help="A variable for the program.")
-@click.option("--runs", type=click.IntRange(1, 50), default=3, show_default=True, help="How often to time the imports.")
+@click.option(
+    "--trace-env",
+    multiple=True,
+    metavar="NAME[=VALUE]",
+    help="An environment variable for the program; without a value, the one set here.",
+)
+@click.option(
+    "--runs",
+    type=click.IntRange(1, 50),
+    default=3,
+    show_default=True,
+    help="How many times to run and time the imports.",
+)
 @output_options
 def unused(
     console: Console, packed: tuple[str, ...], from_dir: Path | None, python: str | None, runs: int, **options: Any

@@ -11,6 +11,7 @@ from lazydeps.build.console import Console, mega
 
 @click.command(
     "verify",
+    short_help="Check every frame of PACK against its root.",
     epilog="""\b
 Examples:
   lazydeps verify data.tar.zst
