@@ -451,3 +451,11 @@ def test_the_cache_is_switched_off() -> None:
     """With `LAZYDEPS_CACHE=0` there is no folder to speak of, and the error says how to name one."""
     error = lazydeps_error("cache", "info", environ={"LAZYDEPS_CACHE": "0"})
     assert error["message"] == "LAZYDEPS_CACHE=0 switches the cache off: name the folder with --cache-dir."
+
+
+def test_a_projects_packs_use_the_cache(tmp_path: Path) -> None:
+    """What a project configures is built with the cache, as what the command line names."""
+    (tmp_path / "lazydeps.toml").write_text('[packs.small]\nrequirements = ["six"]\nlevel = 1\n')
+    words = ("pack", "--cache-dir", tmp_path / "cache")
+    assert lazydeps_json(*words, cwd=tmp_path)["cache"]["misses"] > 0
+    assert lazydeps_json(*words, cwd=tmp_path)["cache"]["misses"] == 0

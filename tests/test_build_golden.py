@@ -232,13 +232,17 @@ def test_pack(packed: dict[str, Any]) -> None:
 
 
 def test_several_packs(tmp_path: Path) -> None:
-    """`lazydeps pack --json` of a project of which one pack can be built and one cannot."""
+    """`lazydeps pack --json` of a project of which one pack can be built and one cannot; the same as a dry run."""
     text = '[packs.small]\nrequirements = ["six"]\nlevel = 1\n[packs.none]\nrequirements = ["six==99"]\n'
     (tmp_path / "lazydeps.toml").write_text(text)
     found = lazydeps_json("pack", "--no-cache", cwd=tmp_path, code=1)
     check("pack", found)
     assert [one["name"] for one in found["packs"]] == ["small"]
     assert found["packs"][0]["cache"] is None
+    found = lazydeps_json("pack", "--dry-run", "-o", "other", cwd=tmp_path, code=1)
+    check("pack", found)
+    assert [one["distributions"].keys() for one in found["packs"]] == [{"six"}]
+    assert not (tmp_path / "other").exists()
     assert [one["error"]["type"] for one in found["failed"]] == ["LazydepsError"]
 
 

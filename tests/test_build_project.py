@@ -41,6 +41,7 @@ trace-scripts = ["warm.py"]
 trace-handlers = ["app.other"]
 events = ["event.json"]
 trace-files = ["trace.json"]
+trace-env = ["STAGE=test"]
 [packs.small]
 requirements = ["six"]
 [package]
@@ -100,6 +101,7 @@ def test_every_key_is_read(tmp_path: Path) -> None:
             trace_handlers=("app.other",),
             events=(tmp_path / "event.json",),
             trace_files=(tmp_path / "trace.json",),
+            trace_env=("STAGE=test",),
         ),
         "small": PackSpec(
             name="small",

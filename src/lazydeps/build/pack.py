@@ -28,6 +28,8 @@ from .write import Target, write_pack
 
 if TYPE_CHECKING:
     from .cache import Used
+    from .inputs import Filled
+    from .interpreters import Interpreter
     from .slim import Slimmed
     from .write import Written
 
@@ -90,6 +92,21 @@ class PackResult:
     """What the cache did; None without one."""
 
 
+@dataclass(frozen=True, slots=True)
+class Preview:
+    """What a build would pack."""
+
+    distributions: dict[str, str]
+    """Normalised name to version, sorted."""
+    files: int
+    """Installed files that would be packed, bytecode apart."""
+    unpacked_size: int
+    """Bytes of them."""
+    left_out: int
+    """Installed files that would be left out, unless the trace names them."""
+    warnings: tuple[str, ...]
+
+
 @dataclass(slots=True)
 class _Clock:
     observer: PackObserver
@@ -126,7 +143,6 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
     options = check_options(options)
     assert options.python is not None
     assert options.arch is not None
-    assert options.glibc is not None
     for file in options.trace_files:
         read_traces(file)  # a bad one is found out now, and not when everything is installed
     interpreter = require_interpreter(options.python)
@@ -141,19 +157,9 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             )
         tree = Path(scratch, "tree").resolve()
         clock.phase("install", describe(options))
-        filled = fill(options, tree, interpreter, on_line=lambda line: clock.observer.progress(0, 0, line))
-        warnings = list(filled.warnings)
+        filled, files, planned = _install(options, tree, interpreter, clock)
+        warnings = [*filled.warnings, *planned.warnings]
         distributions = resolve.list_distributions(tree)
-        files = resolve.list_files(tree)
-        resolve.check_abi(
-            files,
-            python=options.python,
-            arch=options.arch,
-            what=str(options.from_dir or options.from_archive or "what uv installed"),
-        )
-
-        planned = slim.plan(tree, files, options)
-        warnings += planned.warnings
 
         clock.phase("compile", f"bytecode for Python {options.python}")
         stays = [path for path in files if path not in planned.removable]
@@ -253,3 +259,51 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         warnings=tuple(warnings),
         cache=None if cache is None else cache.used,
     )
+
+
+def preview_pack(options: PackOptions, *, observer: PackObserver | None = None) -> Preview:
+    """Say what a build would pack: its first step, in a temporary folder. Nothing is written.
+
+    Raises:
+        ConfigError, UnsafeArchiveError, LazydepsError: as `build_pack`, as far as that step goes.
+    """
+    options = check_options(options)
+    assert options.python is not None
+    for file in options.trace_files:
+        read_traces(file)
+    interpreter = require_interpreter(options.python)
+    clock = _Clock(observer or SilentObserver())
+    with ExitStack() as stack:
+        with interrupts.held():
+            scratch = stack.enter_context(
+                tempfile.TemporaryDirectory(prefix="lazydeps-pack-", ignore_cleanup_errors=True)
+            )
+        tree = Path(scratch, "tree").resolve()
+        clock.phase("install", describe(options))
+        filled, files, planned = _install(options, tree, interpreter, clock)
+        clock.stop()
+        stays = [path for path in files if path not in planned.removable]
+        return Preview(
+            distributions=resolve.list_distributions(tree),
+            files=len(stays),
+            unpacked_size=sum((tree / path).stat().st_size for path in stays),
+            left_out=len(planned.removable),
+            warnings=(*filled.warnings, *planned.warnings),
+        )
+
+
+def _install(
+    options: PackOptions, tree: Path, interpreter: Interpreter, clock: _Clock
+) -> tuple[Filled, list[str], slim.Plan]:
+    """Fill the tree; return what there is to say of it, its files, and which of them may be left out."""
+    assert options.python is not None
+    assert options.arch is not None
+    filled = fill(options, tree, interpreter, on_line=lambda line: clock.observer.progress(0, 0, line))
+    files = resolve.list_files(tree)
+    resolve.check_abi(
+        files,
+        python=options.python,
+        arch=options.arch,
+        what=str(options.from_dir or options.from_archive or "what uv installed"),
+    )
+    return filled, files, slim.plan(tree, files, options)

@@ -66,6 +66,7 @@ class PackSpec:
     """With events and no handler named, the project's own."""
     events: tuple[Path, ...] = ()
     trace_files: tuple[Path, ...] = ()
+    trace_env: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,6 +216,7 @@ def _pack(
         "trace_handlers": reader.words("trace-handlers") or ((handler,) if events and handler else ()),
         "events": events,
         "trace_files": reader.paths("trace-files"),
+        "trace_env": reader.words("trace-env"),
     }
     reader.close()
     of_project = any(spec[name] for name in ("groups", "extras", "locked"))

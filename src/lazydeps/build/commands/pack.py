@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazydeps._ref import Ref
+from lazydeps.build import tracing
 from lazydeps.build.cache import default_folder
 from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, complete_files, output_options
 from lazydeps.build.console import Advance, Console, mega
 from lazydeps.build.explain import explain
 from lazydeps.build.options import DEFAULT_LEVEL
-from lazydeps.build.pack import PackResult, build_pack
+from lazydeps.build.pack import PackResult, build_pack, preview_pack
 from lazydeps.build.project import find_project
 from lazydeps.build.targets import plan_project, plan_requirements, split_list
 from lazydeps.errors import ConfigError, LazydepsError
@@ -131,6 +133,9 @@ Examples:
     "--cache-dir", type=PATH, help="Where compiled and compressed pieces are kept.  [default: LAZYDEPS_CACHE]"
 )
 @click.option("--no-cache", is_flag=True, help="Make everything anew and keep nothing.")
+@click.option(
+    "--dry-run", is_flag=True, help="Install into a scratch folder and stop: say what would be packed, and where."
+)
 @output_options
 def command(
     console: Console,
@@ -141,6 +146,7 @@ def command(
     explained: tuple[str, ...],
     cache_dir: Path | None,
     no_cache: bool,
+    dry_run: bool,
     **options: Any,
 ) -> None:
     """Build a pack from REQUIREMENTS, ready to push.
@@ -158,6 +164,9 @@ def command(
         builds = _plan(out, names, split_list(python), split_list(arch), options)
     except ConfigError as error:
         raise click.UsageError(str(error), click.get_current_context()) from error
+    if dry_run:
+        _preview_all(console, builds)
+        return
     if len(builds) > 1:
         _run_all(console, builds, explained)
         return
@@ -186,6 +195,7 @@ def _plan(
             for name, value in options.items()
             if context.get_parameter_source(name) not in (None, click.core.ParameterSource.DEFAULT)
         }
+        flags["cache"] = options["cache"]
         return plan_project(project, flags, names=names, python=python, arch=arch, out=out)
     if names:
         raise ConfigError(
@@ -209,24 +219,63 @@ def _run_all(console: Console, builds: list[Build], explained: tuple[str, ...]) 
             packs.append({"name": build.name, **_run(console, build.options, explained)})
             destination = destination or build.destination
         except (LazydepsError, OSError) as error:
-            if isinstance(error, LazydepsError):
-                told = {"type": type(error).__name__, "message": str(error), **error.facts()}
-            else:
-                told = {"type": "OSError", "message": f"{error}."}  # as for one pack alone
-            target = {"name": build.name, "python": build.options.python, "arch": build.options.arch}
-            failed.append({**target, "error": told})
-            console.warn(f"{build.shown} failed: {error}")
+            failed.append(_failure(console, build, error))
     if not console.result({"packs": packs, "failed": failed}):
         for facts in packs:
             console.line(f"{_summary(facts)}\n  {facts['ref']}")
             _show_explained(console, facts)
-        for entry, words in ((entry, entry["error"]["message"].splitlines()[0]) for entry in failed):
-            name = f"{entry['name']}, " if entry["name"] else ""
-            console.line(f"FAILED: {name}Python {entry['python']} on {entry['arch']}: {words}")
+        _show_failed(console, failed)
         if packs:
             console.line(f"\nNext: lazydeps push {_shown(packs[0]['path'])} {destination or BUCKET}, and so for each")
     if failed:
         raise click.exceptions.Exit(1)
+
+
+def _preview_all(console: Console, builds: list[Build]) -> None:
+    """Say what would be packed, for whom and into which files. Nothing is written."""
+    packs: list[dict[str, Any]] = []
+    failed: list[dict[str, Any]] = []
+    for build in builds:
+        observer = _Steps(console)
+        try:
+            with ExitStack() as stack:
+                stack.push(observer.close)
+                preview = preview_pack(build.options, observer=observer)
+        except (LazydepsError, OSError) as error:
+            failed.append(_failure(console, build, error))
+            continue
+        for warning in preview.warnings:
+            console.warn(warning)
+        facts: dict[str, Any] = {"name": build.name, "path": str(build.options.out.absolute())}
+        facts |= {name: getattr(build.options, name) for name in ("python", "arch", "glibc")}
+        packs.append({**facts, **asdict(preview), "trace": tracing.describe(build.options)})
+    if not console.result({"dry_run": True, "packs": packs, "failed": failed}):
+        for facts in packs:
+            console.line(
+                f"{_shown(facts['path'])}: {len(facts['distributions'])} distributions, {facts['files']:,} files, "
+                f"{mega(facts['unpacked_size'])} unpacked, for Python {facts['python']} on {facts['arch']}; "
+                f"recorded would be {facts['trace']}"
+            )
+            console.line("  " + ", ".join(f"{name} {version}" for name, version in facts["distributions"].items()))
+        _show_failed(console, failed)
+    if failed:
+        raise click.exceptions.Exit(1)
+
+
+def _failure(console: Console, build: Build, error: LazydepsError | OSError) -> dict[str, Any]:
+    """Say that one of several builds failed, and return the facts of it."""
+    if isinstance(error, LazydepsError):
+        told = {"type": type(error).__name__, "message": str(error), **error.facts()}
+    else:
+        told = {"type": "OSError", "message": f"{error}."}  # as for one pack alone
+    console.warn(f"{build.shown} failed: {error}")
+    return {"name": build.name, "python": build.options.python, "arch": build.options.arch, "error": told}
+
+
+def _show_failed(console: Console, failed: list[dict[str, Any]]) -> None:
+    for entry, words in ((entry, entry["error"]["message"].splitlines()[0]) for entry in failed):
+        name = f"{entry['name']}, " if entry["name"] else ""
+        console.line(f"FAILED: {name}Python {entry['python']} on {entry['arch']}: {words}")
 
 
 def _make_folders(builds: list[Build]) -> None:
@@ -236,8 +285,6 @@ def _make_folders(builds: list[Build]) -> None:
 
 def _run(console: Console, options: PackOptions, explained: tuple[str, ...]) -> dict[str, Any]:
     """Build one pack, show how far it is, and return the facts of it."""
-    from contextlib import ExitStack
-
     observer = _Steps(console)
     with ExitStack() as stack:
         stack.push(observer.close)
