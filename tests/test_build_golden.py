@@ -240,6 +240,10 @@ def test_several_packs(tmp_path: Path) -> None:
     assert [one["name"] for one in found["packs"]] == ["small"]
     assert found["packs"][0]["cache"] is None
     assert [one["error"]["type"] for one in found["failed"]] == ["LazydepsError"]
+    (tmp_path / "file").touch()
+    found = lazydeps_json("pack", "-o", "file/{name}.tar.zst", cwd=tmp_path, code=1)
+    check("pack", found)
+    assert [one["error"]["type"] for one in found["failed"]] == ["OSError", "OSError"]
 
 
 def test_publishing(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
