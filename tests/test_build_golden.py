@@ -244,6 +244,10 @@ def test_several_packs(tmp_path: Path) -> None:
     assert [one["distributions"].keys() for one in found["packs"]] == [{"six"}]
     assert not (tmp_path / "other").exists()
     assert [one["error"]["type"] for one in found["failed"]] == ["LazydepsError"]
+    (tmp_path / "file").touch()
+    found = lazydeps_json("pack", "-o", "file/{name}.tar.zst", cwd=tmp_path, code=1)
+    check("pack", found)
+    assert [one["error"]["type"] for one in found["failed"]] == ["OSError", "OSError"]
 
 
 def test_publishing(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -679,7 +679,9 @@ def test_a_project_says_where_to_push(bucket: Bucket, packs: Packs, tmp_path: Pa
     below.mkdir()
     words = ("push", packs["1"].path)
     done = lazydeps(*words, cwd=below, environ=bucket.environ, code=2)
-    assert "no destination: give it last, lazydeps push PACK s3://BUCKET/PREFIX/, or" in " ".join(done.stderr.split())
+    assert "no destination: give it last, lazydeps push PACK s3://BUCKET/PREFIX/. A project" in " ".join(
+        done.stderr.split()
+    )
     (tmp_path / "pyproject.toml").write_text(f'[tool.lazydeps]\ndestination = "{bucket.url("ours/")}"\n')
     facts = lazydeps_json(*words, cwd=below, environ=bucket.environ)
     assert (facts["bucket"], facts["key"]) == (bucket.name, f"ours/{digits(packs['1'])}.tar.zst")

@@ -238,6 +238,16 @@ def test_unused_names_what_a_run_did_without(site: Path, tmp_path: Path, python:
     assert "Not seen: constants and base classes" in facts["note"]
 
 
+def test_unused_finds_the_handler_of_a_project(site: Path, tmp_path: Path) -> None:
+    """With --project the handler is looked for there; what is installed is the folder's, and nothing of the project."""
+    files = {"pyproject.toml": '[project]\nname = "none"\ndependencies = ["six==99"]\n', "where.py": "import heavy\n"}
+    write(tmp_path / "src", {**files, "app.py": "import where\ndef handler(event, context): ...\n"})
+    words = ("trace", "unused", "--from-dir", site, "--trace-handler", "app.handler", "--runs", "1")
+    facts = lazydeps_json(*words, "--project", "src", cwd=tmp_path)
+    assert [entry["package"] for entry in facts["unused"]] == ["heavy"]
+    assert "app" in lazydeps(*words, cwd=tmp_path, code=2).stderr
+
+
 def test_unused_over_a_pack_and_over_requirements(pack: Path, tmp_path: Path) -> None:
     """The same program over both; a pack's bytes are packed ones. C functions count as well as Python's."""
     program = "import markupsafe._speedups, dateutil.parser, sys\nfor name in ['_escape_inner']:\n"

@@ -74,7 +74,8 @@ def _of_pack(word: str, tree: Path) -> UsageTree:
 def _installed(options: PackOptions, tree: Path) -> UsageTree:
     from .options import check_options
 
-    options = check_options(replace(options, events=(), trace_handlers=()))
+    # The project says where the handler is found (`handler_folders`), and nothing of what to install.
+    options = check_options(replace(options, events=(), trace_handlers=(), project=None))
     assert options.python is not None
     interpreter = require_interpreter(options.python)
     if options.from_dir is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Examples:
   lazydeps package --handler app.handler -o function.zip
   lazydeps package -r requirements-light.txt --python 3.13 --arch arm64 --dry-run
-  lazydeps package --include 'src/**' --include config.json --exclude '*.md' --no-runtime""",
+  lazydeps package --include app.py --include 'src/**' --exclude '*.md' --no-runtime""",
 )
 @click.argument("project", type=FOLDER, default=".")
 @click.option("-o", "--out", type=NewFile(), default="function.zip", show_default=True, help="The zip file to write.")

@@ -124,8 +124,8 @@ def _split(words: tuple[str, ...]) -> tuple[list[Path], str]:
         found = default_destination()
         if found is None:
             raise click.UsageError(
-                "no destination: give it last, lazydeps push PACK s3://BUCKET/PREFIX/, or configure destination in "
-                "[tool.lazydeps] of the project's pyproject.toml.",
+                "no destination: give it last, lazydeps push PACK s3://BUCKET/PREFIX/. A project says it once, as "
+                "destination in [tool.lazydeps] of its pyproject.toml.",
                 click.get_current_context(),
             )
         destination = found

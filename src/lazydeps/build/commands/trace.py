@@ -207,12 +207,12 @@ def diff(console: Console, first: Path, second: Path) -> None:
 Examples:
   lazydeps trace unused data.tar.zst --trace-handler app.handler --event event.json
   lazydeps trace unused numpy pandas --trace-script report.py
-  lazydeps trace unused --from-dir build/python --trace "import report; report.main()" --project .""",
+  lazydeps trace unused --from-dir build/python --trace-handler app.handler --project src""",
 )
 @click.argument("packed", nargs=-1, metavar="[PACK | REQUIREMENTS...]")
 @click.option("--from-dir", type=FOLDER, help="An installed site-packages folder instead.")
 @click.option("--python", help="Minor version, for requirements and folders.  [default: the running one]")
-@click.option("--project", type=PATH, help="The function's folder.  [default: the current one]")
+@click.option("--project", type=PATH, help="Where the handler's module is.  [default: the current folder]")
 @click.option("--trace", "trace_statements", multiple=True, metavar="CODE", help="Statements to run.")
 @click.option("--trace-script", "trace_scripts", type=FILE, multiple=True, help="A program to run.")
 @click.option("--trace-handler", "trace_handlers", multiple=True, metavar="MODULE.FUNCTION", help="A handler to run.")
