@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -264,6 +265,14 @@ def test_publishing(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPa
     check("push", in_process("push", "1.tar.zst", to, "--name", "app", "--dry-run"))
     for _ in range(2):
         check("push", in_process("push", "any.tar.zst", to))
+    project = f'destination = "{to}"\n[packs.a]\nrequirements = ["alpha"]\n[packs.b]\nrequirements = ["alpha"]\n'
+    (tmp_path / "lazydeps.toml").write_text(project)
+    (tmp_path / "dist").mkdir()
+    for name in ("a", "b"):
+        file = f"{name}-py{sys.version_info[0]}{sys.version_info[1]}-{ARCH}.tar.zst"
+        shutil.copy("any.tar.zst", tmp_path / "dist" / file)
+    check("push", in_process("push", "--dry-run"))
+    (tmp_path / "lazydeps.toml").unlink()
     check("push", in_process("push", "1.tar.zst", "any.tar.zst", to, "--name", "app"))
     check("push", in_process("push", "2.tar.zst", to, "--name", "app"))
     check("push", in_process("push", "2.tar.zst", "any.tar.zst", to, "--dry-run"))

@@ -473,7 +473,7 @@ def test_several_targets_in_one_run(tmp_path: Path) -> None:
     done = lazydeps("pack", "six", "--arch", "x86_64,arm64", "-o", "folder", *QUICK, "--quiet", cwd=tmp_path)
     first, second = (f"folder/pack-py{MINOR.replace('.', '')}-{arch}.tar.zst" for arch in ("x86_64", "arm64"))
     assert [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("folder")] == [first, second]
-    assert f"Next: lazydeps push {first} s3://BUCKET/PREFIX/, and so for each" in done.stdout
+    assert f"Next: lazydeps push {first} {second} s3://BUCKET/PREFIX/" in done.stdout
 
 
 def test_a_configured_project_is_packed(tmp_path: Path) -> None:

@@ -673,6 +673,41 @@ def test_locking_an_archive(bucket: Bucket, run_python: RunPython, tmp_path: Pat
     assert "'a/b' is no name for a pack" in error["message"]
 
 
+def test_a_projects_packs_are_pushed_by_name(bucket: Bucket, tmp_path: Path) -> None:
+    """`lazydeps pack && lazydeps push`: all that is configured, each under its name, in the project's lock."""
+    python = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    below = tmp_path / "src"
+    below.mkdir()
+    config = f'arch = ["x86_64", "arm64"]\ndestination = "{bucket.url("p/")}"\nlock = "deps.lock"\n'
+    (tmp_path / "lazydeps.toml").write_text(
+        config + '[packs.pure]\nrequirements = ["six"]\n[packs.built]\nrequirements = ["markupsafe"]\n'
+    )
+    done = lazydeps("push", cwd=below, environ=bucket.environ, code=2)
+    assert (
+        f"pure-py{sys.version_info[0]}{sys.version_info[1]}-x86_64.tar.zst yet: `lazydeps pack` builds it."
+        in " ".join(done.stderr.split())
+    )
+    assert "Next: lazydeps push\n" in lazydeps("pack", "--level", "1", cwd=below).stdout
+    chosen = lazydeps_json("push", "--name", "built", cwd=below, environ=bucket.environ)
+    assert (chosen["name"], len(chosen["packs"])) == ("built", 2)
+    facts = lazydeps_json("push", cwd=below, environ=bucket.environ)
+    assert [(one["name"], [pack["sent"] for pack in one["packs"]]) for one in facts["pushes"]] == [
+        ("pure", [True]),  # without machine code one pack serves both
+        ("built", [False, False]),
+    ]
+    lock = json.loads((tmp_path / "deps.lock").read_text())["packs"]
+    assert lock["pure"].keys() == {f"python{python}-any"}
+    assert lock["built"].keys() == {
+        f"python{python}-x86_64",
+        f"python{python}-arm64",
+    }
+    assert not (below / "lazydeps.lock").exists()
+    empty = tmp_path.parent / f"{tmp_path.name}-empty"
+    empty.mkdir()
+    done = lazydeps("push", cwd=empty, environ=bucket.environ, code=2)
+    assert "no pack to push: lazydeps push PACK s3://BUCKET/PREFIX/." in " ".join(done.stderr.split())
+
+
 def test_a_project_says_where_to_push(bucket: Bucket, packs: Packs, tmp_path: Path) -> None:
     """Without a destination the project's is used, from a folder below it, too; one that is given wins over it."""
     below = tmp_path / "src"

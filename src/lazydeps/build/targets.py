@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from .project import Project
 
+DIST = "dist"
+"""The folder of a project that its packs are written to."""
 SUFFIX = ".tar.zst"
 UNNAMED = "pack"
 """What a pack is called that is built for several targets and has no name of its own."""
@@ -111,7 +113,7 @@ def plan_project(
             f"nothing to pack: {project.file} configures no packs. Give it a table [packs.NAME] "
             "([tool.lazydeps.packs.NAME] in a pyproject.toml), or give requirements (numpy pandas)."
         )
-    folder = out or project.folder / "dist"
+    folder = out or project.folder / DIST
     wanted = [
         (spec, *target)
         for spec in dict.fromkeys(specs)

@@ -38,6 +38,28 @@ class NewFile(click.Path):
         return path
 
 
+def lock_option(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the option ``--lock``, a file that need not be there: the project's, else the one in this folder."""
+    return click.option(
+        "--lock",
+        type=LOCK,
+        default=default_lock,
+        show_default="the project's lazydeps.lock, or this folder's",
+        help=words,
+    )
+
+
+def default_lock() -> Path:
+    """Return the lock file of the configured project that this folder belongs to, else of this folder."""
+    from lazydeps import _lockfile
+    from lazydeps.build.project import find_project
+
+    here = Path.cwd()
+    project = find_project(here)
+    lock = here / _lockfile.NAME if project is None else project.lock
+    return lock.relative_to(here) if lock.is_relative_to(here) else lock
+
+
 def complete_files(ctx: click.Context, param: click.Parameter | None, incomplete: str) -> list[CompletionItem]:
     """Let the shell complete files where a word may be a path, and need not be."""
     del ctx, param

@@ -175,7 +175,7 @@ def command(
     if console.result(facts):
         return
     _show(console, facts)
-    console.line(f"\nNext: lazydeps push {_shown(facts['path'])} {builds[0].destination or BUCKET}")
+    console.line(f"\nNext: {_next(builds[0], [facts['path']], builds[0].destination)}")
 
 
 _INPUTS = ("requirements", "requirement_files", "project", "groups", "extras", "locked", "wheels", "from_dir")
@@ -226,7 +226,7 @@ def _run_all(console: Console, builds: list[Build], explained: tuple[str, ...]) 
             _show_explained(console, facts)
         _show_failed(console, failed)
         if packs:
-            console.line(f"\nNext: lazydeps push {_shown(packs[0]['path'])} {destination or BUCKET}, and so for each")
+            console.line(f"\nNext: {_next(builds[0], [facts['path'] for facts in packs], destination)}")
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -297,6 +297,13 @@ def _run(console: Console, options: PackOptions, explained: tuple[str, ...]) -> 
             answer.as_dict() for pattern in explained for answer in explain(result.inventory, pattern)
         ]
     return facts
+
+
+def _next(build: Build, paths: list[str], destination: str | None) -> str:
+    """Return the command that pushes what was built."""
+    if build.name is not None and destination is not None and click.get_current_context().params["out"] is None:
+        return "lazydeps push"
+    return " ".join(["lazydeps push", *map(_shown, paths), destination or BUCKET])
 
 
 def _shown(path: str) -> str:

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazydeps.build.commands import LOCK, output_options
+from lazydeps.build.commands import lock_option, output_options
 from lazydeps.build.console import Console, mega
 
 if TYPE_CHECKING:
-    from lazydeps.build.push import Plan, Pushed
+    from lazydeps.build.push import Plan, Pushed, PushOptions
 
 
 def _tags(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -32,13 +32,13 @@ def _tags(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -
 Examples:
   lazydeps push data.tar.zst s3://my-bucket/packs/
   lazydeps push science-*.tar.zst s3://my-bucket/packs/ --name science
-  lazydeps push dist/*.tar.zst         # to the destination that the project configures
+  lazydeps push                        # what `lazydeps pack` built of a configured project, each under its name
   lazydeps push data.tar.zst s3://my-bucket/packs/ --sse aws:kms --tag team=data
   lazydeps push data.tar.zst s3://my-bucket/packs/ --json | jq -r .ref""",
 )
-@click.argument("words", metavar="PACK... [s3://BUCKET/PREFIX/]", nargs=-1, required=True)
+@click.argument("words", metavar="[PACK]... [s3://BUCKET/PREFIX/]", nargs=-1)
 @click.option("--name", metavar="NAME", help="Pin the packs under this name in the lock file, which load() reads.")
-@click.option("--lock", type=LOCK, default="lazydeps.lock", show_default=True, help="The lock file that --name writes.")
+@lock_option("The lock file that --name writes.")
 @click.option("--tag", "tags", multiple=True, callback=_tags, metavar="KEY=VALUE", help="An object tag; ten at most.")
 @click.option("--sse", type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]), help="How S3 encrypts the object.")
 @click.option("--sse-kms-key-id", "kms_key", metavar="KEY", help="The KMS key to encrypt with.")
@@ -63,33 +63,56 @@ def command(console: Console, words: tuple[str, ...], lock: Path, *, dry_run: bo
     for `lazydeps rollback`.
 
     Without s3://BUCKET/PREFIX/, pushes to the destination that the project configures in [tool.lazydeps] of its
-    pyproject.toml, or in lazydeps.toml.
+    pyproject.toml, or in lazydeps.toml. Without a PACK, pushes what `lazydeps pack` has built of the project into
+    dist/, each pack under its name; --name chooses one.
     """
-    from lazydeps.build import push, s3
+    from lazydeps.build import push
 
-    paths, destination = _split(words)
-    asked = push.PushOptions(**options)
-    plans = [push.plan_push(path, destination, options=asked) for path in paths]
+    name = options.pop("name")
+    pushes = [_Push(*_split(words), name)] if words else _of_project(name)
+    results = [
+        _push(console, one, lock, push.PushOptions(name=one.name, **options), dry_run=dry_run, abort=abort)
+        for one in pushes
+    ]
+    console.result(results[0] if len(results) == 1 else {"pushes": results})
+    return 0
+
+
+@dataclass(frozen=True, slots=True)
+class _Push:
+    """Packs that go to one place under one name."""
+
+    paths: list[Path]
+    destination: str
+    name: str | None
+
+
+def _push(
+    console: Console, one: _Push, lock: Path, asked: PushOptions, *, dry_run: bool, abort: bool
+) -> dict[str, Any]:
+    """Push packs of one name, say so to people, and return the facts."""
+    from lazydeps.build import lockfile, push, s3
+
+    # Without machine code, the packs for two architectures are one.
+    by_ref = {plan.ref: plan for plan in (push.plan_push(path, one.destination, options=asked) for path in one.paths)}
+    plans = list(by_ref.values())
     if asked.name is not None:
         push.check_targets(plans, asked.name)
-        from lazydeps.build import lockfile
-
         lockfile.read(lock, missing=True)  # damage is found before the upload, not after it
     client = s3.new_client()
-    with console.step(f"Checking {destination}"):
-        permission = push.preflight(destination, client=client, options=asked.parameters())
+    with console.step(f"Checking {one.destination}"):
+        permission = push.preflight(one.destination, client=client, options=asked.parameters())
     if abort:
         count = push.abort(plans, client=client)
-        if not console.result({"aborted": count}):
+        if not console.as_json:
             console.line(f"{count} unfinished upload{'s' * (count != 1)} dropped")
-        return 0
+        return {"aborted": count}
     if dry_run:
-        _say_what_would_be(console, plans, lock, asked.name, permission.region, client)
-        return 0
+        return _say_what_would_be(console, plans, lock, asked.name, permission.region, client)
     done = []
     for plan in plans:
         try:
-            with console.step(f"Pushing {plan.path.name} to {destination}", unit="bytes") as advance:
+            with console.step(f"Pushing {plan.path.name} to {one.destination}", unit="bytes") as advance:
                 done.append(push.send(plan, client=client, options=asked, on_progress=advance))
         except KeyboardInterrupt as error:
             kept = getattr(error, "kept", 0)
@@ -100,18 +123,48 @@ def command(console: Console, words: tuple[str, ...], lock: Path, *, dry_run: bo
                 if kept
                 else "nothing of it stands in the bucket; the same command does it again.",
             )
-            return 130
+            raise click.exceptions.Exit(130) from None
         if asked.tags and not done[-1].sent:
             console.warn(f"{plan.url} was there already and keeps the tags and the encryption that it has.")
     before = push.pin_all(lock, asked.name, plans, done) if asked.name is not None else {}
-    facts: dict[str, Any] = {"packs": [asdict(one) for one in done], "region": permission.region}
+    facts: dict[str, Any] = {"packs": [asdict(pushed) for pushed in done], "region": permission.region}
     if len(done) == 1:
         facts.update(asdict(done[0]))
     if asked.name is not None:
         facts.update(name=asked.name, lock=str(lock), replaced=before)
-    if not console.result(facts):
+    if not console.as_json:
         _say_what_was_done(console, done, lock, asked.name, before)
-    return 0
+    return facts
+
+
+def _of_project(name: str | None) -> list[_Push]:
+    """Return what `lazydeps pack` has built of the configured project: each pack's files, destination and name."""
+    from lazydeps.build.project import find_project
+    from lazydeps.build.targets import plan_project
+
+    context = click.get_current_context()
+    project = find_project(Path.cwd())
+    if project is None:
+        raise click.UsageError(
+            "no pack to push: lazydeps push PACK s3://BUCKET/PREFIX/. `lazydeps pack` builds one. Only a project with "
+            "[tool.lazydeps] in its pyproject.toml, or with a lazydeps.toml, says by itself what there is to push.",
+            context,
+        )
+    pushes: dict[str, _Push] = {}
+    for build in plan_project(project, {}, names=() if name is None else (name,)):
+        assert build.name is not None
+        if build.destination is None:
+            raise click.UsageError(
+                f"no destination: {project.file} configures none for {build.name}. Give it destination = "
+                '"s3://BUCKET/PREFIX/", or name the packs and where they go.',
+                context,
+            )
+        path = build.options.out
+        if not path.is_file():
+            raise click.UsageError(f"there is no {path} yet: `lazydeps pack` builds it.", context)
+        shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+        pushes.setdefault(build.name, _Push([], build.destination, build.name)).paths.append(shown)
+    return list(pushes.values())
 
 
 def _split(words: tuple[str, ...]) -> tuple[list[Path], str]:
@@ -153,11 +206,11 @@ def default_destination() -> str | None:
 
 def _say_what_would_be(
     console: Console, plans: list[Plan], lock: Path, name: str | None, region: str, client: Any
-) -> None:
+) -> dict[str, Any]:
     from lazydeps.build import push
 
     found = [(plan, push.is_there(plan, client=client)) for plan in plans]
-    facts = {
+    facts: dict[str, Any] = {
         "dry_run": True,
         "region": region,
         "packs": [
@@ -175,8 +228,8 @@ def _say_what_would_be(
         ],
         **({} if name is None else {"name": name, "lock": str(lock)}),
     }
-    if console.result(facts):
-        return
+    if console.as_json:
+        return facts
     for plan, there in found:
         words = "is there already" if there else f"would be sent ({mega(plan.size)})"
         console.line(f"{plan.path}: {words}: {plan.url}")
@@ -185,6 +238,7 @@ def _say_what_would_be(
     console.line(
         f"It may be: credentials, bucket ({region or 'region not known'}) and the right to write were checked."
     )
+    return facts
 
 
 def _say_what_was_done(

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lazydeps.build.commands import LOCK, output_options
+from lazydeps.build.commands import lock_option, output_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -29,7 +29,7 @@ Examples:
 @click.option(
     "--to", metavar="ROOT", help="Go back to the pack whose root begins with these digits.  [default: the one before]"
 )
-@click.option("--lock", type=LOCK, default="lazydeps.lock", show_default=True, help="The lock file.")
+@lock_option("The lock file.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would be pinned.")
 @output_options
 def command(
