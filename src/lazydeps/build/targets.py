@@ -129,7 +129,9 @@ def plan_project(
             _check_file(path)
         else:
             path = folder / _file_name(spec.name, version, machine)
-        options = options_for(spec, python=version, arch=machine, out=path, flags=flags)
+        # Only what comes from the project has versions in its lock.
+        ours = {key: value for key, value in flags.items() if key != "locked" or spec.project is not None}
+        options = options_for(spec, python=version, arch=machine, out=path, flags=ours)
         builds.append(Build(spec.name, options, spec.destination))
     return _checked(builds)
 

@@ -185,6 +185,8 @@ def _plan(
     out: Path | None, names: tuple[str, ...], python: tuple[str, ...], arch: tuple[str, ...], options: dict[str, Any]
 ) -> list[Build]:
     given = [name for name in (*_INPUTS, "from_archive") if options[name]]
+    if given == ["locked"] and find_project(Path.cwd()) is not None:
+        given = []  # it says how the project's packs are to be resolved
     if given and names:
         raise ConfigError("--name chooses packs that the project configures; leave it out to pack something else.")
     project = None if given else find_project(Path.cwd())
