@@ -60,7 +60,7 @@ def commands(bucket: Bucket) -> list[list[str]]:
     """Return the page's commands, for a bucket of the test's own."""
     blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
     lines = [line.partition("#")[0] for block in blocks for line in block.splitlines()]
-    return [line.replace("s3://my-bucket/", bucket.url("")).split()[1:] for line in lines]
+    return [line.replace("s3://my-bucket/", bucket.url("")).replace("arm64", ARCH).split()[1:] for line in lines]
 
 
 def test_a_project_becomes_a_function(bucket: Bucket, tmp_path: Path, run_python: RunPython) -> None:
