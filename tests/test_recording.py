@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import socket
 import sys
 import zipfile
 from hashlib import sha256
@@ -313,6 +315,144 @@ import pkg.fails
     orders = [Trace.load(path).order for path in (tmp_path / "traces").iterdir()]
     assert sorted("pkg/fails.py" in order for order in orders) == [False, True]
     assert not any("pkg/never.py" in order for order in orders)
+
+
+def test_a_child_forked_while_a_trace_is_written(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """It enters and leaves blocks of its own, waits for nobody's lock, and leaves its parent's document alone."""
+    body = """
+import os, signal, threading
+from lazydeps import _runtime
+with lazydeps.load():
+    import pkg
+    inside = os.fork()
+    if inside == 0:
+        import pkg.never
+if inside == 0:
+    os._exit(0)
+assert os.waitpid(inside, 0)[1] == 0
+outlet = _runtime._recording._outlet
+real, began, ready = outlet.write, threading.Event(), threading.Event()
+outlet.write = lambda documents: (began.set(), ready.wait(), real(documents))
+import pkg.late
+assert began.wait(60)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)  # else it would wait for ever
+    with lazydeps.load():
+        import pkg.never
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+ready.set()
+assert status == 0, status
+"""
+    start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=f"file://{tmp_path}/traces")
+    (path,) = (tmp_path / "traces").iterdir()
+    assert "pkg/never.py" not in Trace.load(path).order
+    assert "pkg/late.py" in Trace.load(path).order
+
+
+def test_a_programs_log_handler_that_fails(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """The warning may be lost; the block ends well, with the collector as it was."""
+    (tmp_path / "file").write_text("")
+    body = """
+import gc, logging
+class Broken(logging.Handler):
+    def emit(self, record):
+        raise RuntimeError("asked for trouble")
+logging.getLogger().addHandler(Broken())
+with lazydeps.load():
+    import pkg
+assert gc.isenabled()
+"""
+    where = f"file://{tmp_path}/file/traces"
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    assert errors == ""
+
+
+def test_names_that_come_from_outside(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """Names that no JSON can hold are passed over, and of countless others so many are kept and no more."""
+    body = """
+import os
+from lazydeps import _recording
+_recording.MOST = 200
+with lazydeps.load():
+    import pkg
+lazydeps.wait(complete=True)
+folder = os.path.dirname(pkg.__file__)
+for name in (b"\\xff.txt", *(b"%d.html" % number for number in range(500))):
+    try:
+        open(os.path.join(os.fsencode(folder), name))
+    except FileNotFoundError:
+        pass
+    try:
+        __import__("pkg.x" + os.fsdecode(name[:-5]))
+    except ImportError:
+        pass
+"""
+    where = f"file://{tmp_path}/traces"
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    assert errors == ""
+    (path,) = (tmp_path / "traces").iterdir()
+    absent = Trace.load(path).absent
+    assert "pkg/0.html" in absent
+    assert "pkg/x0" in absent
+    assert 300 < len(absent) < 400
+
+
+def test_written_while_threads_import(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """Whatever other threads look for meanwhile, the document is written."""
+    body = """
+import os, sys, threading
+sys.setswitchinterval(1e-6)
+with lazydeps.load():
+    import pkg
+lazydeps.wait(complete=True)
+from lazydeps import _runtime
+recording, end = _runtime._recording, threading.Event()
+def storm(which):
+    number = 0
+    while not end.is_set():
+        number += 1
+        try:
+            __import__(f"pkg.x{which}_{number}")
+        except ImportError:
+            pass
+threads = [threading.Thread(target=storm, args=(which,)) for which in range(3)]
+for thread in threads:
+    thread.start()
+while len(recording._packs[0].misses) < 3000:
+    pass
+for _ in range(60):
+    recording._count += 1
+    recording._write()
+end.set()
+for thread in threads:
+    thread.join()
+"""
+    where = f"file://{tmp_path}/traces"
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    assert errors == ""
+
+
+def test_a_bucket_that_does_not_answer_holds_up_no_exit(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """A process that ends asks once, and not again and again."""
+    with socket.create_server(("127.0.0.1", 0), backlog=20) as server:
+        environ = {
+            "LAZYDEPS_TRACE": "s3://bucket/traces/",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_REGION": "eu-west-1",
+        }
+        _, errors = start(run_python, ref_of(pack), tmp_path / "store", "lazydeps.load()\nimport pkg\n", **environ)
+        assert errors.count("the trace could not be written (ReadTimeoutError") == 1
+        server.settimeout(0)
+        asked = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                server.accept()[0].close()
+                asked += 1
+    assert asked == 1
 
 
 def test_nothing_of_it_is_there_when_unset(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
