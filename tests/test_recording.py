@@ -402,7 +402,7 @@ for name in (b"\\xff.txt", *(b"%d.html" % number for number in range(500))):
 def test_written_while_threads_import(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
     """Whatever other threads look for meanwhile, the document is written."""
     body = """
-import os, sys, threading
+import sys, threading, time
 sys.setswitchinterval(1e-6)
 with lazydeps.load():
     import pkg
@@ -420,9 +420,9 @@ def storm(which):
 threads = [threading.Thread(target=storm, args=(which,)) for which in range(3)]
 for thread in threads:
     thread.start()
-while len(recording._packs[0].misses) < 3000:
-    pass
-for _ in range(60):
+while len(recording._packs[0].misses) < 1000:
+    time.sleep(0.01)
+for _ in range(8):
     recording._count += 1
     recording._write()
 end.set()
