@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from runtime_api import Function
-from support_packs import THREADS, host_target, pack_tree, write_tree
+from support_packs import THREADS, bytecode_of, host_target, pack_tree, write_tree
 from support_starts import wait_for
 
 from lazydeps.build.collect import read_traces
@@ -474,3 +474,28 @@ def test_places_that_cannot_be(run_python: RunPython, pack: Written, tmp_path: P
     done = run_python("import lazydeps; lazydeps.load()", environ=environ, check=False)
     assert done.returncode == 1
     assert f"LAZYDEPS_TRACE is {value!r}: expected log, s3://BUCKET/PREFIX/ or file:///FOLDER/" in done.stderr
+
+
+def test_a_place_with_a_secret(run_python: RunPython, pack: Written) -> None:
+    """An address that somebody has signed is not repeated with its signature."""
+    environ = {"LAZYDEPS_PACK": ref_of(pack), "LAZYDEPS_TRACE": "https://me:secret@b/x?X-Amz-Signature=secret"}
+    done = run_python("import lazydeps; lazydeps.load()", environ=environ, check=False)
+    assert "LAZYDEPS_TRACE is 'https://…': expected log" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_pack_without_sources_is_recorded(run_python: RunPython, tmp_path: Path) -> None:
+    """Its modules are named as their sources, which the next pack is built from, and are not said to be absent."""
+    tree = tmp_path / "tree"
+    write_tree(tree, {name: FILES[name] for name in ("pkg/inner.py", "pkg/reader.py", "seed.py", "pkg/inner.txt")})
+    for name in ("pkg/inner.py", "pkg/reader.py"):
+        (tree / bytecode_of(name)).rename(tree / f"{name}c")
+        (tree / name).unlink()
+    sourceless = pack_tree(tmp_path / "p.tar.zst", tree, boot=["seed.py", "pkg/reader.pyc"])
+    body = "with lazydeps.load():\n    import pkg.inner\nlazydeps.wait(complete=True)\n"
+    where = f"file://{tmp_path}/traces"
+    start(run_python, ref_of(sourceless), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    (path,) = (tmp_path / "traces").iterdir()
+    trace = Trace.load(path)
+    assert trace.order == ("pkg/inner.txt", "pkg/inner.py", "pkg/reader.py")
+    assert trace.absent == ()

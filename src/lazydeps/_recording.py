@@ -325,7 +325,10 @@ class _Pack:
         if complete:
             for base in list(self.misses):  # another thread may be importing
                 folder, _, name = base.rpartition("/")
-                forms = (*(base + suffix for suffix in (".py", *_EXTENSIONS)), f"{folder}/__pycache__/{name}{_TAG}")
+                forms = (
+                    *(base + suffix for suffix in (".py", ".pyc", *_EXTENSIONS)),
+                    f"{folder}/__pycache__/{name}{_TAG}",
+                )
                 if base not in folders and not any(form in files for form in forms):
                     absent.add(base)
         machine = os.uname().machine
