@@ -290,21 +290,22 @@ class _Pack:
 
     def _look_at_memory(self) -> None:
         """Note libraries of the tree that were mapped since the last look, ahead of what ran since then."""
-        with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as stream:
-            for line in stream:
-                start = line.find(self._prefix)
-                path = line[start + len(self._prefix) :].rstrip("\n") if start >= 0 else ""
-                if path and path not in self._mapped:
-                    self._mapped.add(path)
-                    if ("file", path) not in self._seen and ("extension", path) not in self._seen:
-                        self._insert("mapped", path, self._interval)
+        try:
+            with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as stream:
+                lines = stream.readlines()
+        except OSError:
+            return  # not Linux, or a sandbox without it
+        for line in lines:
+            start = line.find(self._prefix)
+            path = line[start + len(self._prefix) :].rstrip("\n") if start >= 0 else ""
+            if path and path not in self._mapped:
+                self._mapped.add(path)
+                if ("file", path) not in self._seen and ("extension", path) not in self._seen:
+                    self._insert("mapped", path, self._interval)
 
     def document(self, how: str, stdlib: list[str]) -> dict[str, Any]:
         """Return the trace, as `lazydeps.build.trace.Trace` reads it."""
-        try:
-            self._look_at_memory()
-        except OSError:
-            pass
+        self._look_at_memory()
         files, complete = self._files()
         folders: set[str] = set()
         for path in files:
