@@ -231,6 +231,8 @@ class _Pack:
         self._prefix = session.tree + "/"
         self._seen: set[tuple[str, str]] = set()
         self._mapped: set[str] = set()
+        self._size = b""
+        """Of this process, in pages, at the last look."""
         self._interval = 0
 
     def inside(self, path: object) -> str | None:
@@ -291,6 +293,13 @@ class _Pack:
     def _look_at_memory(self) -> None:
         """Note libraries of the tree that were mapped since the last look, ahead of what ran since then."""
         try:
+            with open(
+                "/proc/self/statm", "rb"
+            ) as stream:  # twenty times as quick as the other, and it tells if to look
+                size = stream.read().partition(b" ")[0]
+            if size == self._size:
+                return
+            self._size = size
             with open("/proc/self/maps", encoding="utf-8", errors="surrogateescape") as stream:
                 lines = stream.readlines()
         except OSError:
