@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import json
 import socket
 import sys
@@ -397,6 +398,32 @@ for name in (b"\\xff.txt", *(b"%d.html" % number for number in range(500))):
     assert "pkg/0.html" in absent
     assert "pkg/x0" in absent
     assert 300 < len(absent) < 400
+
+
+def test_what_c_code_maps(run_python: RunPython, tmp_path: Path) -> None:
+    """A library that is loaded behind Python's back stands ahead of the package that did it."""
+    found = importlib.util.find_spec("_ctypes")
+    assert found is not None
+    assert found.origin is not None
+    write_tree(
+        tmp_path / "tree",
+        {
+            "lib.libs/libx.so": Path(found.origin).read_bytes(),
+            "lib/__init__.py": (
+                "import ctypes, os\n"
+                "path = os.path.join(os.path.dirname(__file__), '../lib.libs/libx.so')\n"
+                "load = ctypes.CDLL(None).dlopen\nload.restype = ctypes.c_void_p\n"
+                "assert load(os.path.realpath(path).encode(), 2)\n"
+            ),
+            "after.py": "",
+            "seed.py": "",
+        },
+    )
+    pack = pack_tree(tmp_path / "p.tar.zst", tmp_path / "tree", boot=["lib.libs/libx.so", "seed.py"])
+    body = "with lazydeps.load():\n    import seed, lib, after\n"
+    start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=f"file://{tmp_path}/traces")
+    (path,) = (tmp_path / "traces").iterdir()
+    assert Trace.load(path).order == ("seed.py", "lib.libs/libx.so", "lib/__init__.py", "after.py")
 
 
 def test_without_proc(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
