@@ -27,7 +27,7 @@ from support_archives import DEFLATED, Entry, tar_member, tar_of, zip_of
 from support_command import lazydeps, lazydeps_error, lazydeps_json
 from support_disk import Pack, disk, holder, run_pack
 from support_http import CONTENT, Answer, Request, ScriptedServer, answer, ranged, s3_error
-from support_packs import pack_tree, write_tree
+from support_packs import CACHE_TAG, pack_tree, write_tree
 
 from benchmarks.server import ObjectServer
 from lazydeps import _space
@@ -325,6 +325,50 @@ def test_bytecode_of_another_source_is_not(run_python: RunPython, tmp_path: Path
     made = shutil.make_archive(str(tmp_path / "made"), {".zip": "zip", ".tar": "tar"}[suffix], tree)
     found = run(run_python, USE, ref_of(Path(made).as_uri(), Path(made).read_bytes()))
     assert (found["n"], found["bytecode"]) == (40, "01000000")
+
+
+def by_time(name: str, data: bytes, folder: Path) -> bytes:
+    """Return bytecode that names a source of this content, made at `MADE`."""
+    (folder / name).write_bytes(data)
+    os.utime(folder / name, (MADE, MADE))
+    mode = py_compile.PycInvalidationMode.TIMESTAMP
+    cache = py_compile.compile(str(folder / name), doraise=True, invalidation_mode=mode)
+    assert cache is not None
+    return Path(cache).read_bytes()
+
+
+@pytest.mark.parametrize("later", [900, 3600, 86400])
+def test_a_source_that_was_changed_by_whole_hours(run_python: RunPython, tmp_path: Path, later: int) -> None:
+    """It is compiled, although its time may look like that of another time zone: its bytecode is older."""
+    files = [("beta.py", b"N = 40\n", MADE + later), (f"__pycache__/beta{CACHE_TAG}", b"", MADE + 1)]
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as made:
+        for name, data, when in files:
+            content = data or by_time("beta.py", b"N = 39\n", tmp_path)
+            made.writestr(zipfile.ZipInfo(name, time.gmtime(when)[:6]), content)
+    ref = ref_of((tmp_path / "a.zip").as_uri(), (tmp_path / "a.zip").read_bytes())
+    assert run(run_python, "with lazydeps.load(*refs):\n    import beta\nfound = beta.N", ref) == 40
+
+
+@pytest.mark.parametrize("names", [("a", "b"), ("b", "a"), ("y", "zz"), ("zz", "y")])
+def test_bytecode_that_two_sources_share(run_python: RunPython, tmp_path: Path, names: tuple[str, str]) -> None:
+    """A link gives one source the bytecode of another: each runs as it is written."""
+    one, two = names
+    cache = f"__pycache__/m{CACHE_TAG}"
+    with tarfile.open(tmp_path / "a.tar", "w") as made:
+        for name, data, when in (
+            (f"{one}/m.py", b"N = 'one'\n", MADE),
+            (f"{two}/m.py", b"N = 'two'\n", MADE + 7),
+            (f"{one}/{cache}", by_time("m.py", b"N = 'one'\n", tmp_path), MADE),
+        ):
+            info = tarfile.TarInfo(name)
+            info.size, info.mtime = len(data), when
+            made.addfile(info, io.BytesIO(data))
+        info = tarfile.TarInfo(f"{two}/{cache}")
+        info.type, info.linkname = tarfile.SYMTYPE, f"../../{one}/{cache}"
+        made.addfile(info)
+    ref = ref_of((tmp_path / "a.tar").as_uri(), (tmp_path / "a.tar").read_bytes())
+    code = f"with lazydeps.load(*refs):\n    import {one}.m, {two}.m\nfound = [{one}.m.N, {two}.m.N]"
+    assert run(run_python, code, ref) == ["one", "two"]
 
 
 NOWHERE = {

@@ -98,6 +98,23 @@ def test_packs_without_machine_code_and_archives(run_python: RunPython, refs: di
         entries.popitem()
 
 
+def test_a_link_to_the_program(run_python: RunPython, refs: dict[str, str], tmp_path: Path) -> None:
+    """A program that is started by a link has the lock beside it, unless there is one beside the link."""
+    write_lock(tmp_path / "app", {"a": {HERE: refs["first"]}})
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin/program").symlink_to(script(tmp_path / "app"))
+    assert run_python(None, str(tmp_path / "bin/program")).stdout.split() == [refs["first"]]
+    write_lock(tmp_path / "bin", {"a": {HERE: refs["second"]}})
+    assert run_python(None, str(tmp_path / "bin/program")).stdout.split() == [refs["second"]]
+
+
+def test_a_name_that_is_a_reference_is_not_loaded(run_python: RunPython, refs: dict[str, str], tmp_path: Path) -> None:
+    """Whatever is allowed: what runs are pinned entries of the lock, and never their names."""
+    write_lock(tmp_path / "app", {refs["first"].partition("#")[0]: {HERE: refs["second"]}})
+    said = failure(run_python, script(tmp_path / "app"), environ={"LAZYDEPS_ALLOW_UNPINNED": "1"})
+    assert "is no name of a pack" in said
+
+
 def test_the_one_liner_and_imports(run_python: RunPython, refs: dict[str, str], tmp_path: Path) -> None:
     """The caller is who imports `lazydeps.auto`, however it does, and not the import system between them."""
     write_lock(tmp_path / "app", {"a": {HERE: refs["first"]}})
@@ -197,9 +214,11 @@ def test_a_name_that_is_not_there(run_python: RunPython, refs: dict[str, str], t
         ('{"lazydeps_lock": 1, "packs": {"a": {"any": {"ref": 7}}}}', "the ref of 'a' for any is none"),
         ('{"lazydeps_lock": 1, "packs": {"a": {"any": {"ref": "s3://b/k"}}}}', "s3://b/k is not pinned"),
         ('{"lazydeps_lock": 1, "packs": {"a": {"any": {"ref": "s3://b/k#root=sha256:1"}}}}', "the pin of"),
+        ('{"lazydeps_lock": 1, "packs": {"s3://b/k.zip": {}}}', "is damaged: 's3://b/k.zip' is no name of a pack"),
+        ('{"lazydeps_lock": 1, "packs": {"": {}}}', "is damaged: '' is no name of a pack"),
         (" " * ((4 << 20) + 1), "has 4,194,305 bytes and 4,194,304 are the most"),
     ],
-    ids=range(15),
+    ids=range(17),
 )
 def test_damage(run_python: RunPython, tmp_path: Path, content: str | bytes, words: str) -> None:
     """What is no lock is a ConfigError that names the file, what was found and the command that writes it."""

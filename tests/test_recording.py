@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib.util
 import json
+import socket
 import sys
 import zipfile
 from hashlib import sha256
@@ -11,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from runtime_api import Function
-from support_packs import THREADS, host_target, pack_tree, write_tree
+from support_packs import THREADS, bytecode_of, host_target, pack_tree, write_tree
 from support_starts import wait_for
 
 from lazydeps.build.collect import read_traces
@@ -315,6 +318,186 @@ import pkg.fails
     assert not any("pkg/never.py" in order for order in orders)
 
 
+def test_a_child_forked_while_a_trace_is_written(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """It enters and leaves blocks of its own, waits for nobody's lock, and leaves its parent's document alone."""
+    body = """
+import os, signal, threading
+from lazydeps import _runtime
+with lazydeps.load():
+    import pkg
+    inside = os.fork()
+    if inside == 0:
+        import pkg.never
+if inside == 0:
+    os._exit(0)
+assert os.waitpid(inside, 0)[1] == 0
+outlet = _runtime._recording._outlet
+real, began, ready = outlet.write, threading.Event(), threading.Event()
+outlet.write = lambda documents: (began.set(), ready.wait(), real(documents))
+import pkg.late
+assert began.wait(60)
+child = os.fork()
+if child == 0:
+    signal.alarm(30)  # else it would wait for ever
+    with lazydeps.load():
+        import pkg.never
+    os._exit(0)
+status = os.waitpid(child, 0)[1]
+ready.set()
+assert status == 0, status
+"""
+    start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=f"file://{tmp_path}/traces")
+    (path,) = (tmp_path / "traces").iterdir()
+    assert "pkg/never.py" not in Trace.load(path).order
+    assert "pkg/late.py" in Trace.load(path).order
+
+
+def test_a_programs_log_handler_that_fails(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """The warning may be lost; the block ends well, with the collector as it was."""
+    (tmp_path / "file").write_text("")
+    body = """
+import gc, logging
+class Broken(logging.Handler):
+    def emit(self, record):
+        raise RuntimeError("asked for trouble")
+logging.getLogger().addHandler(Broken())
+with lazydeps.load():
+    import pkg
+assert gc.isenabled()
+"""
+    where = f"file://{tmp_path}/file/traces"
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    assert errors == ""
+
+
+def test_names_that_come_from_outside(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """Names that no JSON can hold are passed over, and of countless others so many are kept and no more."""
+    body = """
+import os
+from lazydeps import _recording
+_recording.MOST = 200
+with lazydeps.load():
+    import pkg
+lazydeps.wait(complete=True)
+folder = os.path.dirname(pkg.__file__)
+for name in (b"\\xff.txt", *(b"%d.html" % number for number in range(500))):
+    try:
+        open(os.path.join(os.fsencode(folder), name))
+    except FileNotFoundError:
+        pass
+    try:
+        __import__("pkg.x" + os.fsdecode(name[:-5]))
+    except ImportError:
+        pass
+"""
+    where = f"file://{tmp_path}/traces"
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    assert errors == ""
+    (path,) = (tmp_path / "traces").iterdir()
+    absent = Trace.load(path).absent
+    assert "pkg/0.html" in absent
+    assert "pkg/x0" in absent
+    assert 300 < len(absent) < 400
+
+
+def test_what_c_code_maps(run_python: RunPython, tmp_path: Path) -> None:
+    """A library that is loaded behind Python's back stands ahead of the package that did it."""
+    found = importlib.util.find_spec("_ctypes")
+    assert found is not None
+    assert found.origin is not None
+    write_tree(
+        tmp_path / "tree",
+        {
+            "lib.libs/libx.so": Path(found.origin).read_bytes(),
+            "lib/__init__.py": (
+                "import ctypes, os\n"
+                "path = os.path.join(os.path.dirname(__file__), '../lib.libs/libx.so')\n"
+                "load = ctypes.CDLL(None).dlopen\nload.restype = ctypes.c_void_p\n"
+                "assert load(os.path.realpath(path).encode(), 2)\n"
+            ),
+            "after.py": "",
+            "seed.py": "",
+        },
+    )
+    pack = pack_tree(tmp_path / "p.tar.zst", tmp_path / "tree", boot=["lib.libs/libx.so", "seed.py"])
+    body = "with lazydeps.load():\n    import seed, lib, after\n"
+    start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=f"file://{tmp_path}/traces")
+    (path,) = (tmp_path / "traces").iterdir()
+    assert Trace.load(path).order == ("seed.py", "lib.libs/libx.so", "lib/__init__.py", "after.py")
+
+
+def test_without_proc(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """Where nobody can see what is mapped, the modules are recorded all the same."""
+    body = """
+import sys
+def refuse(event, arguments):
+    if event == "open" and arguments[0] == "/proc/self/maps":
+        raise PermissionError(13, "Permission denied")
+sys.addaudithook(refuse)
+with lazydeps.load():
+    import pkg
+"""
+    start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=f"file://{tmp_path}/traces")
+    (path,) = (tmp_path / "traces").iterdir()
+    assert [entry for entry in Trace.load(path).order if "dist-info" not in entry] == list(BLOCK)
+
+
+def test_written_while_threads_import(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """Whatever other threads look for meanwhile, the document is written."""
+    body = """
+import sys, threading, time
+sys.setswitchinterval(1e-6)
+with lazydeps.load():
+    import pkg
+lazydeps.wait(complete=True)
+from lazydeps import _runtime
+recording, end = _runtime._recording, threading.Event()
+def storm(which):
+    number = 0
+    while not end.is_set():
+        number += 1
+        try:
+            __import__(f"pkg.x{which}_{number}")
+        except ImportError:
+            pass
+threads = [threading.Thread(target=storm, args=(which,)) for which in range(3)]
+for thread in threads:
+    thread.start()
+while len(recording._packs[0].misses) < 1000:
+    time.sleep(0.01)
+for _ in range(8):
+    recording._count += 1
+    recording._write()
+end.set()
+for thread in threads:
+    thread.join()
+"""
+    where = f"file://{tmp_path}/traces"
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    assert errors == ""
+
+
+def test_a_bucket_that_does_not_answer_holds_up_no_exit(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """A process that ends asks once, and not again and again."""
+    with socket.create_server(("127.0.0.1", 0), backlog=20) as server:
+        environ = {
+            "LAZYDEPS_TRACE": "s3://bucket/traces/",
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.getsockname()[1]}",
+            "AWS_ACCESS_KEY_ID": "x",
+            "AWS_SECRET_ACCESS_KEY": "x",
+            "AWS_REGION": "eu-west-1",
+        }
+        _, errors = start(run_python, ref_of(pack), tmp_path / "store", "lazydeps.load()\nimport pkg\n", **environ)
+        assert errors.count("the trace could not be written (ReadTimeoutError") == 1
+        server.settimeout(0)
+        asked = 0
+        with contextlib.suppress(BlockingIOError):
+            while True:
+                server.accept()[0].close()
+                asked += 1
+    assert asked == 1
+
+
 def test_nothing_of_it_is_there_when_unset(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
     """Neither its modules nor a finder nor an audit hook's shadow."""
     body = """
@@ -327,10 +510,35 @@ assert len([finder for finder in sys.meta_path if "lazydeps" in type(finder).__m
     start(run_python, ref_of(pack), tmp_path / "store", body)
 
 
-@pytest.mark.parametrize("value", ["yes", "s3://", "s3:///x", "file://relative/x", "https://b/x", "s3://b/x#root=1"])
+@pytest.mark.parametrize("value", ["yes", "s3://", "s3:///x", "file://relative/x", "s3://b/x#root=1"])
 def test_places_that_cannot_be(run_python: RunPython, pack: Written, tmp_path: Path, value: str) -> None:
     """A typing error is told at once, with what would be right."""
     environ = {"LAZYDEPS_PACK": ref_of(pack), "LAZYDEPS_TRACE": value}
     done = run_python("import lazydeps; lazydeps.load()", environ=environ, check=False)
     assert done.returncode == 1
     assert f"LAZYDEPS_TRACE is {value!r}: expected log, s3://BUCKET/PREFIX/ or file:///FOLDER/" in done.stderr
+
+
+def test_a_place_with_a_secret(run_python: RunPython, pack: Written) -> None:
+    """An address that somebody has signed is not repeated with its signature."""
+    environ = {"LAZYDEPS_PACK": ref_of(pack), "LAZYDEPS_TRACE": "https://me:secret@b/x?X-Amz-Signature=secret"}
+    done = run_python("import lazydeps; lazydeps.load()", environ=environ, check=False)
+    assert "LAZYDEPS_TRACE is 'https://…': expected log" in done.stderr
+    assert "secret" not in done.stderr
+
+
+def test_a_pack_without_sources_is_recorded(run_python: RunPython, tmp_path: Path) -> None:
+    """Its modules are named as their sources, which the next pack is built from, and are not said to be absent."""
+    tree = tmp_path / "tree"
+    write_tree(tree, {name: FILES[name] for name in ("pkg/inner.py", "pkg/reader.py", "seed.py", "pkg/inner.txt")})
+    for name in ("pkg/inner.py", "pkg/reader.py"):
+        (tree / bytecode_of(name)).rename(tree / f"{name}c")
+        (tree / name).unlink()
+    sourceless = pack_tree(tmp_path / "p.tar.zst", tree, boot=["seed.py", "pkg/reader.pyc"])
+    body = "with lazydeps.load():\n    import pkg.inner\nlazydeps.wait(complete=True)\n"
+    where = f"file://{tmp_path}/traces"
+    start(run_python, ref_of(sourceless), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    (path,) = (tmp_path / "traces").iterdir()
+    trace = Trace.load(path)
+    assert trace.order == ("pkg/inner.txt", "pkg/inner.py", "pkg/reader.py")
+    assert trace.absent == ()

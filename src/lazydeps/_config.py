@@ -125,7 +125,9 @@ class Config:
         if trace not in (None, "log") and not trace.startswith("file:///"):
             bucket = trace.removeprefix("s3://").partition("/")[0]
             if not (trace.startswith("s3://") and bucket) or "#" in trace:
-                raise _wrong("LAZYDEPS_TRACE", trace, "log, s3://BUCKET/PREFIX/ or file:///FOLDER/")
+                # Somebody may have signed an address.
+                shown = f"{trace.partition('://')[0]}://…" if trace.startswith("http") else trace
+                raise _wrong("LAZYDEPS_TRACE", shown, "log, s3://BUCKET/PREFIX/ or file:///FOLDER/")
         return cls(
             pack=_split_refs(environ.get("LAZYDEPS_PACK", "")),
             directory=directory,

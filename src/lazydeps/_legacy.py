@@ -361,8 +361,8 @@ class ArchiveWorker(Worker):
                     folders.add(folder)
             if paths:
                 self._write(paths[0], chunks, 0o700 if member.executable else 0o600)
-                if paths[0].endswith(".py"):
-                    os.utime(paths[0], (member.modified, member.modified))  # which its bytecode may name
+                if paths[0].endswith((".py", ".pyc")):
+                    os.utime(paths[0], (member.modified, member.modified))  # `_is_of` asks for it
             for path in paths[1:]:
                 with_room(partial(_link, paths[0], path))
 
@@ -407,23 +407,28 @@ class ArchiveWorker(Worker):
                 head = _head(cache)
                 if head[:8] == MAGIC_NUMBER + b"\1\0\0\0":
                     continue
-                if head[:8] == MAGIC_NUMBER + b"\0\0\0\0" and _is_of(head, source, zoned):
+                if head[:8] == MAGIC_NUMBER + b"\0\0\0\0" and _is_of(head, source, cache, zoned):
                     _take_over(cache, source)
                     continue
                 final = store.tree + source.removeprefix(store.work)
                 store.with_room(partial(_compile_one, source, cache, final))
 
 
-def _is_of(head: bytes, source: str, zoned: bool) -> bool:
+def _is_of(head: bytes, source: str, cache: str, zoned: bool) -> bool:
     """Tell whether bytecode names this source, as Python would: by size and time (PEP 3147).
 
-    Where the time is ``zoned`` the archive's may be that of another clock, and be even.
+    Where the time is ``zoned`` the archive's may be that of another clock, and be even. Then a source that was changed
+    by the size of a zone would look right; but the archive has it as newer than the bytecode, by the same clock.
     """
-    facts = os.stat(source)
+    facts, compiled = os.stat(source), os.stat(cache)
     ahead = int.from_bytes(head[8:12], "little") - int(facts.st_mtime)
     if int.from_bytes(head[12:16], "little") != facts.st_size & 0xFFFFFFFF:
         return False
-    return abs(ahead) <= ZONES and (ahead + 2) % QUARTER <= 4 if zoned else not ahead
+    if compiled.st_nlink > 1:
+        return False  # it would be taken over for the other source too
+    if not zoned:
+        return not ahead
+    return abs(ahead) <= ZONES and (ahead + 2) % QUARTER <= 4 and facts.st_mtime <= compiled.st_mtime + 2
 
 
 def _take_over(cache: str, source: str) -> None:

@@ -15,7 +15,7 @@ from .errors import ConfigError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from typing import Any
 
     Packs = dict[str, dict[str, dict[str, Any]]]
@@ -63,7 +63,7 @@ def chosen(words: Sequence[str], environ: Mapping[str, str]) -> list[Ref]:
     wanted = targets()
     refs = []
     for word in words or sorted(packs):
-        if "://" in word or not is_name(word):
+        if words and ("://" in word or not is_name(word)):
             refs.append(Ref.parse(word))
             continue
         if word not in packs:
@@ -138,6 +138,10 @@ def read(path: str) -> Packs:
     if type(version) is not int or version != VERSION or not isinstance(packs, dict):
         raise ConfigError(f"{path} is no lock file: it has no lazydeps_lock: {VERSION} with packs. {MAKE}.")
     for name, entries in packs.items():
+        if not is_name(name):
+            raise ConfigError(
+                f"{path} is damaged: {name!r} is no name of a pack. Names have letters, digits and . _ - only. {MAKE}."
+            )
         if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
             raise ConfigError(f"{path} is damaged: {name!r} does not map targets to packs. {MAKE}.")
     return packs
@@ -153,9 +157,9 @@ def _find(environ: Mapping[str, str]) -> tuple[str | None, str]:
         return None, f"{VARIABLE}=0 says not to look for one"
     if told:
         return os.path.abspath(told), ""
-    looked = []
-    for folder in (_callers_folder(), environ.get("LAMBDA_TASK_ROOT")):
-        if folder and folder not in looked:
+    looked: list[str] = []
+    for folder in _folders(environ):
+        if folder not in looked:
             try:
                 os.stat(f"{folder}/{NAME}")
             except OSError as error:
@@ -166,15 +170,26 @@ def _find(environ: Mapping[str, str]) -> tuple[str | None, str]:
     return None, "there is none in " + (" or ".join(looked) or "the folder of the calling file, because it has no file")
 
 
-def _callers_folder() -> str | None:
-    """Return the folder of the file whose code has called us, or has imported `lazydeps.auto`."""
+def _folders(environ: Mapping[str, str]) -> Iterator[str]:
+    """Yield where a lock may lie: beside the calling file, beside what that is a link to, at the task root."""
+    file = _callers_file()
+    if file is not None:
+        yield os.path.dirname(file)
+        yield os.path.dirname(os.path.realpath(file))
+    root = environ.get("LAMBDA_TASK_ROOT")
+    if root:
+        yield root
+
+
+def _callers_file() -> str | None:
+    """Return the file whose code has called us, or has imported `lazydeps.auto`."""
     frame = sys._getframe(1)
     while frame is not None:
         package = str(frame.f_globals.get("__name__")).partition(".")[0]
         if package not in ("lazydeps", "importlib", "_frozen_importlib", "_frozen_importlib_external"):
             file = frame.f_globals.get("__file__")
             # A relative one would be looked for in the current folder.
-            return os.path.dirname(file) if isinstance(file, str) and os.path.isabs(file) else None
+            return file if isinstance(file, str) and os.path.isabs(file) else None
         frame = frame.f_back  # type: ignore[assignment]
     return None
 

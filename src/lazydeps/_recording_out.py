@@ -22,6 +22,7 @@ class Outlet:
 
     is_slow = False
     """Whether writing takes longer than an import block should wait."""
+    remedy = "name a folder that it can write to"
 
     def __init__(self, where: str) -> None:
         self.where = where
@@ -37,19 +38,27 @@ class Outlet:
         """Write one document under a name."""
         raise NotImplementedError
 
+    def hurry(self) -> None:
+        """Take little time for what is still to write: the process ends."""
+
     def warn(self, error: Exception) -> None:
         """Say once that the trace could not be written."""
-        if not self._warned:
-            self._warned = True
+        if self._warned:
+            return
+        self._warned = True
+        try:
             from logging import getLogger
 
             getLogger("lazydeps").warning(
                 "LAZYDEPS_TRACE=%s: the trace could not be written (%s: %s). The function works without it; "
-                "allow its role s3:PutObject there, or take LAZYDEPS_TRACE away.",
+                "%s, or take LAZYDEPS_TRACE away.",
                 self.where,
                 type(error).__name__,
                 error,
+                self.remedy,
             )
+        except Exception:
+            pass  # a handler or filter of the program's
 
 
 class LogOutlet(Outlet):
@@ -96,11 +105,22 @@ class S3Outlet(Outlet):
     """Objects below a prefix, put by botocore, which Lambda's runtimes bring along."""
 
     is_slow = True
+    remedy = "allow its role s3:PutObject there"
 
     def __init__(self, where: str, environ: Mapping[str, str]) -> None:
         super().__init__(where)
         self._environ = environ
         self._client: Any = None
+        self._patience: dict[str, Any] = {
+            "connect_timeout": 3,
+            "read_timeout": 10,
+            "retries": {"total_max_attempts": 3},
+        }
+
+    def hurry(self) -> None:
+        """Ask once, and wait 2 seconds for an answer: a bucket that cannot be reached shall hold up no exit."""
+        self._client = None
+        self._patience = {"connect_timeout": 2, "read_timeout": 2, "retries": {"total_max_attempts": 1}}
 
     def put(self, name: str, text: str) -> None:
         """Put one object."""
@@ -111,7 +131,7 @@ class S3Outlet(Outlet):
             self._client = Session().create_client(
                 "s3",
                 region_name=self._environ.get("AWS_REGION") or self._environ.get("AWS_DEFAULT_REGION"),
-                config=Config(connect_timeout=3, read_timeout=10, retries={"total_max_attempts": 3}),
+                config=Config(**self._patience),
             )
         bucket, _, prefix = self.where.removeprefix("s3://").partition("/")
         prefix = f"{prefix.rstrip('/')}/" if prefix.rstrip("/") else ""
