@@ -31,7 +31,7 @@ from .elf import is_shared_object
 from .handler import BUNDLED, beside
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from .elf import ElfTree
     from .handler import Handler
@@ -274,6 +274,24 @@ def fit(trace: Trace, files: Collection[str], *, suffixes: Sequence[str]) -> Fit
         if base not in folders and base not in known and not any(base + form in known for form in forms)
     ]
     return Fitted(replace(trace, order=tuple(order), absent=tuple(sorted(absent))), tuple(dropped))
+
+
+def accompany(trace: Trace, beside: Iterable[tuple[str, str]], files: Collection[str]) -> Trace:
+    """Return a trace in which modules have those files before them without which they cannot be imported.
+
+    Args:
+        trace: fitted to a tree.
+        beside: modules, each with such a file (`references.files_on_disk`).
+        files: the tree's.
+    """
+    needed: dict[str, list[str]] = {}
+    for module, file in beside:
+        if file in files:
+            needed.setdefault(module, []).append(FILE_PREFIX + file if file.endswith(".py") else file)
+    order: dict[str, None] = {}
+    for entry in trace.order:
+        order.update(dict.fromkeys((*needed.get(entry, ()), entry)))
+    return replace(trace, order=tuple(order))
 
 
 def target_suffixes(python: str, arch: str) -> tuple[str, ...]:
