@@ -36,6 +36,8 @@ _ASKING = ("genericpath", "posixpath", "pathlib", "pathlib._local", "pathlib._ab
 _MODULE_SUFFIXES = (".py", ".pyc")
 _stat = os.stat
 _EXTENSION_SUFFIXES = tuple(extension_suffixes())
+_MACHINE = ("/dev", "/etc", "/proc", "/sys", "/usr/lib", "/usr/lib64", "/usr/share", "/lib", "/lib64")
+"""What belongs to the machine, besides the interpreter."""
 _CACHE = f"{os.sep}__pycache__{os.sep}"
 
 
@@ -55,7 +57,7 @@ class _Question:
 class Recorder:
     """Collects entries from audit events (PEP 578) and from a place in the meta path."""
 
-    def __init__(self, tree: str) -> None:
+    def __init__(self, tree: str, own: str) -> None:
         self.tree = tree
         self._prefix = tree + os.sep
         self._lock = _thread.RLock()
@@ -65,6 +67,9 @@ class Recorder:
         """Where modules were looked for."""
         self.missing: dict[str, None] = {}
         """Files that were opened in vain."""
+        self.foreign = False
+        """Whether a file was read that is neither the tree's nor the machine's: its content decides as well."""
+        self._machine = (tree, own, sys.prefix, sys.base_prefix, sys.exec_prefix, *_MACHINE)
         self._mapped: set[str] = set()
         self._interval = 0
         """Index of the entry at which the current interval between two looks at the memory map began."""
@@ -86,6 +91,8 @@ class Recorder:
             path = self._inside(args[0])
             if path is not None:
                 self._opened(path, sys._getframe(1))
+            elif not self.foreign and args[2] & os.O_ACCMODE != os.O_WRONLY:
+                self.foreign = self._is_foreign(args[0])
         elif event == "import":
             if args[1] is not None:
                 path = self._inside(args[1])
@@ -269,6 +276,15 @@ class Recorder:
             return ""
         return text[len(self._prefix) :] if text.startswith(self._prefix) else None
 
+    def _is_foreign(self, path: object) -> bool:
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            return False
+        try:
+            text = os.path.abspath(os.fsdecode(path))
+        except (TypeError, ValueError, OSError):
+            return False
+        return not any(text == place or text.startswith(place + os.sep) for place in self._machine)
+
     def absent(self) -> list[str]:
         """Return the places that were looked at and hold no module in any form, and files that were opened in vain."""
         suffixes = (*_MODULE_SUFFIXES, *_EXTENSION_SUFFIXES)
@@ -336,7 +352,7 @@ def main() -> None:
     sys.path[:] = [entry for entry in sys.path if entry] + [config["tree"]]
     sys.argv[:] = [config["script"] or "-c"]
     companion = _script_beside("recorder_handler.py")
-    recorder = Recorder(config["tree"])
+    recorder = Recorder(config["tree"], os.path.dirname(config["out"]))
     before = frozenset(sys.modules)
     sys.meta_path.insert(0, recorder)
     sys.addaudithook(recorder.audit)
@@ -379,6 +395,7 @@ def main() -> None:
                 "fatal": failed.pop("", ""),
                 "failed": failed,
                 "events": events,
+                "foreign": recorder.foreign,
             },
             stream,
         )

@@ -143,6 +143,8 @@ class Recording:
     """Modules of the default list that could not be imported, with the last lines of their traceback."""
     raised: Mapping[str, str] = field(default_factory=dict)
     """Events with which a handler raised, with the last lines of the traceback. What it had imported is recorded."""
+    foreign: bool = False
+    """Whether the program opened files that are neither of the tree nor of the interpreter or the system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ def record(
         absent=tuple(path.replace(os.sep, "/") for path in raw["absent"]),
         stdlib=tuple(raw["stdlib"]),
     )
-    return Recording(trace, failed, raw["events"])
+    return Recording(trace, failed, raw["events"], raw["foreign"])
 
 
 def prepare(
