@@ -304,6 +304,23 @@ def test_what_modules_need_on_the_disk_is_there(
         assert "one/plain.pyi" not in files
 
 
+@pytest.mark.parametrize("words", [(), ("--sources", "drop"), ("--no-prune",)])
+def test_sources_that_programs_open_are_data(words: tuple[str, ...], tmp_path: Path, run_python: RunPython) -> None:
+    """Astropy reads the tables of its parsers as text, long after its import: they are files after the block."""
+    files = {
+        "astropy/__init__.py": "",
+        "astropy/units/__init__.py": "",
+        "astropy/units/generic_parsetab.py": "table",
+        "astropy/units/other.py": "",
+    }
+    site = site_packages(tmp_path / "site", files, name="astropy")
+    facts = pack_site(site, tmp_path / "p.tar.zst", "--trace", "import astropy", *words)
+    code = "import sys, lazydeps\nwith lazydeps.load(sys.argv[1]): import astropy\n"
+    code += "print(open(astropy.__path__[0] + '/units/generic_parsetab.py').read())"
+    assert run_python(code, facts["ref"]).stdout == "table\n"
+    assert packed_files(facts)["astropy/units/generic_parsetab.py"]["set"] == "data"
+
+
 TOUCHED = {
     "one/__init__.py": (
         "import importlib, pathlib\n"
@@ -423,7 +440,7 @@ def test_every_rule_and_exception_says_why() -> None:
         "native-sources",
     ]
     assert all(rule.why and rule.patterns for rule in known.rules.values())
-    for entry in (*known.keep, *known.sources, *known.docstrings):
+    for entry in (*known.keep, *known.sources, *known.opened, *known.docstrings):
         assert entry.reason
         assert entry.patterns
         assert entry.distribution == resolve.canonicalize_name(entry.distribution)

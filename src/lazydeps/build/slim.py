@@ -70,6 +70,8 @@ class Rules:
     """Files that no rule leaves out."""
     sources: tuple[KeepEntry, ...]
     """Sources that ``--sources drop`` keeps."""
+    opened: tuple[KeepEntry, ...]
+    """Sources that a running program opens as files: they are data, and ``--sources drop`` keeps them."""
     docstrings: tuple[KeepEntry, ...]
     """What ``-OO`` breaks; nothing is done about it but saying so."""
 
@@ -140,6 +142,7 @@ def rules() -> Rules:
         },
         _exceptions(document, "keep"),
         _exceptions(document, "sources"),
+        _exceptions(document, "opened"),
         _exceptions(document, "docstrings"),
     )
 
@@ -211,6 +214,7 @@ def plan(tree: Path, files: Sequence[str], options: PackOptions) -> Plan:
             for entry in known.docstrings
             if entry.distribution in present
         ]
+    opened.update(path for path in matching(known.opened, present, files) if path.endswith(".py"))
     opened.update(file for module, file in beside if module not in removable)
     return Plan(removable, kept, owners, beside, frozenset(opened), tuple(warnings))
 
@@ -278,7 +282,7 @@ def slim(
         asked = _split(options.keep)[1]
         named = expression(asked)
         stay = {**dict.fromkeys(opened), **{path: None for path in left if named.match(path)}}
-        stay |= matching(rules().sources, frozenset(planned.owners.values()), left)
+        stay |= matching((*rules().sources, *rules().opened), frozenset(planned.owners.values()), left)
         stay |= dict.fromkeys(file for _, file in planned.beside)
         dropped = drop_sources(tree, left, stay=stay, cache_tag=cache_tag)
         for path, count in dropped.items():
