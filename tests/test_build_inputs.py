@@ -239,6 +239,57 @@ def test_local_projects_and_repositories_are_built(house: Path, tmp_path: Path) 
 # -- wheel folders
 
 
+@pytest.mark.parametrize("how", ["requirements", "project", "lock"])
+def test_what_is_editable_is_packed_all_the_same(how: str, tmp_path: Path) -> None:
+    """``-e ./near``, and ``editable = true`` in a project or its lock: the pack holds the code, and no link to it."""
+    near, app = tmp_path / "near", tmp_path / "app"
+    (near / "src" / "near").mkdir(parents=True)
+    (near / "src" / "near" / "__init__.py").write_text("")
+    (near / "pyproject.toml").write_text(
+        '[project]\nname = "near"\nversion = "1.0"\n'
+        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+    )
+    app.mkdir()
+    (app / "pyproject.toml").write_text(
+        f'[project]\nname = "app"\nversion = "1"\nrequires-python = ">={MINOR}"\ndependencies = ["near"]\n'
+        '[tool.uv.sources]\nnear = {path = "../near", editable = true}\n'
+    )
+    if how == "requirements":
+        (tmp_path / "r.txt").write_text(f"-e {near}\n")
+        tree = filled(tmp_path, requirement_files=(tmp_path / "r.txt",))[0]
+    else:
+        if how == "lock":
+            subprocess.run(
+                [uv_binary(), "lock", "-q", "--python", sys.executable, "--project", app], check=True, timeout=60
+            )
+        tree = filled(tmp_path, project=app, locked=how == "lock")[0]
+    names = {path.relative_to(tree).as_posix() for path in tree.rglob("*")}
+    assert "near/__init__.py" in names
+    assert not [name for name in names if name.endswith(".pth")]
+
+
+def test_a_link_to_a_project_is_refused(tmp_path: Path) -> None:
+    """An older uv installs what is editable as a link; that is no pack."""
+    info = tmp_path / "near-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: near\nVersion: 1.0\n\n")
+    (info / "direct_url.json").write_text('{"url": "file:///near", "dir_info": {"editable": true}}')
+    with pytest.raises(ConfigError, match=r"near was installed as an editable project: .* Give the folder without -e"):
+        resolve.refuse_editable(tmp_path)
+
+
+def test_a_lock_for_other_pythons_says_so(tmp_path: Path) -> None:
+    """Without requires-python a lock is for whatever Python uv found: locking again would change nothing."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "app"\nversion = "1"\ndependencies = ["six"]\n')
+    subprocess.run(
+        [uv_binary(), "lock", "-q", "--python", sys.executable, "--project", tmp_path], check=True, timeout=60
+    )
+    lock = tmp_path / "uv.lock"
+    lock.write_text(re.sub('requires-python = ".*"', 'requires-python = ">=3.9"', lock.read_text()))
+    with pytest.raises(ConfigError, match=rf'Write requires-python = ">={MINOR}" into \[project\], then: uv lock'):
+        filled(tmp_path, project=tmp_path, locked=True)
+
+
 def test_of_a_wheel_folder_everything_goes_in(house: Path, tmp_path: Path) -> None:
     """Each distribution once, in its newest version; nothing is asked of an index; the rest counts as needed."""
     _, distributions, _, requested = filled(tmp_path, wheels=house)

@@ -138,6 +138,20 @@ def adopt(folder: Path, *, into: Path) -> Installed:
     return Installed(tuple(path_warnings(into)))
 
 
+def refuse_editable(tree: Path) -> None:
+    """Refuse an installation that holds links to projects in the place of their code, as older versions of uv make.
+
+    Raises:
+        ConfigError: there is one. Call this before `normalise`, which removes what says so.
+    """
+    for dist in _distributions(tree):
+        if '"editable":true' in re.sub(r"\s", "", _read_text(tree / dist.info / "direct_url.json")):
+            raise ConfigError(
+                f"{dist.name} was installed as an editable project: a link to its folder, and a pack needs its code. "
+                "Give the folder without -e or editable = true, or update uv: pip install -U uv."
+            )
+
+
 def normalise(tree: Path, *, drop_scripts: bool) -> None:
     """Remove what an installation leaves that depends on the machine, and make the RECORD files agree with the rest.
 
