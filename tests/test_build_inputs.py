@@ -239,6 +239,41 @@ def test_local_projects_and_repositories_are_built(house: Path, tmp_path: Path) 
 # -- wheel folders
 
 
+@pytest.mark.parametrize("content", [b"one.py,\xff,1\n", b"one.py,," + b"x" * 200_000])
+def test_a_damaged_record_is_named(content: bytes, tmp_path: Path) -> None:
+    """A RECORD that is no CSV in UTF-8 ends in one paragraph, not in a traceback."""
+    info = tmp_path / "site" / "one-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: one\nVersion: 1.0\n\n")
+    (info / "RECORD").write_bytes(content)
+    (info.parent / "one.py").write_text("")
+    error = lazydeps_error("pack", "--from-dir", info.parent, "-o", tmp_path / "p", *QUICK)["message"]
+    assert "one-1.0.dist-info/RECORD is damaged: " in error
+    assert "Install that distribution again, or remove the file." in error
+
+
+def test_a_record_leads_nowhere_else(tmp_path: Path) -> None:
+    """Digests are compared of files in the tree alone: a hostile RECORD names any file of this machine."""
+    info = tmp_path / "site" / "one-1.0.dist-info"
+    info.mkdir(parents=True)
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    (info / "RECORD").write_text(f"{secret},sha256=AA,1\n../secret,sha256=AA,1\n")
+    assert find_edited(info.parent) == {}
+
+
+def test_a_tree_without_metadata_is_traced(tmp_path: Path) -> None:
+    """Archives made by hand often have no dist-info folders: their modules are imported all the same."""
+    folder = tmp_path / "site"
+    (folder / "one").mkdir(parents=True)
+    (folder / "one" / "__init__.py").write_text("import two")
+    (folder / "two.py").write_text("")
+    (folder / "_own.py").write_text("")
+    facts = lazydeps_json("pack", "--from-dir", folder, "-o", tmp_path / "p", "--save-trace", tmp_path / "t", *QUICK)
+    assert facts["sets"]["boot"]["files"] == 2
+    assert json.loads((tmp_path / "t").read_text())["order"] == ["one/__init__.py", "two.py"]
+
+
 @pytest.mark.parametrize("how", ["requirements", "project", "lock"])
 def test_what_is_editable_is_packed_all_the_same(how: str, tmp_path: Path) -> None:
     """``-e ./near``, and ``editable = true`` in a project or its lock: the pack holds the code, and no link to it."""
