@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import signal
@@ -173,6 +174,22 @@ def test_a_program_that_changes_the_tree_is_recorded_each_time(site: Path, tmp_p
     assert len({entry["root"] for entry in facts}) == 1
     assert "traces" not in kept(tmp_path / "cache")
     assert (site / "one" / "data.txt").read_text().startswith("one")
+
+
+@pytest.mark.parametrize("how", ["exec(open({file!r}).read())", "import sys; sys.path.append({folder!r}); import app"])
+def test_a_statement_that_reads_other_files_is_recorded_each_time(how: str, site: Path, tmp_path: Path) -> None:
+    """The trace of one that runs the user's own module would be that of what the module was when it ran first."""
+    app = tmp_path / "project" / "app.py"
+    app.parent.mkdir()
+    code = how.format(file=str(app), folder=str(app.parent))
+    orders = []
+    for text in ("import one", "import two"):
+        app.write_text(text)
+        pack(site, tmp_path / "cache", "--trace", code, "--save-trace", str(tmp_path / "t.json"))
+        orders.append(json.loads((tmp_path / "t.json").read_text())["order"])
+    assert orders[0] != orders[1]
+    assert "two/__init__.py" not in orders[0]
+    assert "two/__init__.py" in orders[1]
 
 
 def test_two_builds_at_once(site: Path, tmp_path: Path) -> None:

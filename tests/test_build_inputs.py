@@ -239,6 +239,92 @@ def test_local_projects_and_repositories_are_built(house: Path, tmp_path: Path) 
 # -- wheel folders
 
 
+@pytest.mark.parametrize("content", [b"one.py,\xff,1\n", b"one.py,," + b"x" * 200_000])
+def test_a_damaged_record_is_named(content: bytes, tmp_path: Path) -> None:
+    """A RECORD that is no CSV in UTF-8 ends in one paragraph, not in a traceback."""
+    info = tmp_path / "site" / "one-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: one\nVersion: 1.0\n\n")
+    (info / "RECORD").write_bytes(content)
+    (info.parent / "one.py").write_text("")
+    error = lazydeps_error("pack", "--from-dir", info.parent, "-o", tmp_path / "p", *QUICK)["message"]
+    assert "one-1.0.dist-info/RECORD is damaged: " in error
+    assert "Install that distribution again, or remove the file." in error
+
+
+def test_a_record_leads_nowhere_else(tmp_path: Path) -> None:
+    """Digests are compared of files in the tree alone: a hostile RECORD names any file of this machine."""
+    info = tmp_path / "site" / "one-1.0.dist-info"
+    info.mkdir(parents=True)
+    secret = tmp_path / "secret"
+    secret.write_text("s")
+    (info / "RECORD").write_text(f"{secret},sha256=AA,1\n../secret,sha256=AA,1\n")
+    assert find_edited(info.parent) == {}
+
+
+def test_a_tree_without_metadata_is_traced(tmp_path: Path) -> None:
+    """Archives made by hand often have no dist-info folders: their modules are imported all the same."""
+    folder = tmp_path / "site"
+    (folder / "one").mkdir(parents=True)
+    (folder / "one" / "__init__.py").write_text("import two")
+    (folder / "two.py").write_text("")
+    (folder / "_own.py").write_text("")
+    facts = lazydeps_json("pack", "--from-dir", folder, "-o", tmp_path / "p", "--save-trace", tmp_path / "t", *QUICK)
+    assert facts["sets"]["boot"]["files"] == 2
+    assert json.loads((tmp_path / "t").read_text())["order"] == ["one/__init__.py", "two.py"]
+
+
+@pytest.mark.parametrize("how", ["requirements", "project", "lock"])
+def test_what_is_editable_is_packed_all_the_same(how: str, tmp_path: Path) -> None:
+    """``-e ./near``, and ``editable = true`` in a project or its lock: the pack holds the code, and no link to it."""
+    near, app = tmp_path / "near", tmp_path / "app"
+    (near / "src" / "near").mkdir(parents=True)
+    (near / "src" / "near" / "__init__.py").write_text("")
+    (near / "pyproject.toml").write_text(
+        '[project]\nname = "near"\nversion = "1.0"\n'
+        '[build-system]\nrequires = ["hatchling"]\nbuild-backend = "hatchling.build"\n'
+    )
+    app.mkdir()
+    (app / "pyproject.toml").write_text(
+        f'[project]\nname = "app"\nversion = "1"\nrequires-python = ">={MINOR}"\ndependencies = ["near"]\n'
+        '[tool.uv.sources]\nnear = {path = "../near", editable = true}\n'
+    )
+    if how == "requirements":
+        (tmp_path / "r.txt").write_text(f"-e {near}\n")
+        tree = filled(tmp_path, requirement_files=(tmp_path / "r.txt",))[0]
+    else:
+        if how == "lock":
+            subprocess.run(
+                [uv_binary(), "lock", "-q", "--python", sys.executable, "--project", app], check=True, timeout=60
+            )
+        tree = filled(tmp_path, project=app, locked=how == "lock")[0]
+    names = {path.relative_to(tree).as_posix() for path in tree.rglob("*")}
+    assert "near/__init__.py" in names
+    assert not [name for name in names if name.endswith(".pth")]
+
+
+def test_a_link_to_a_project_is_refused(tmp_path: Path) -> None:
+    """An older uv installs what is editable as a link; that is no pack."""
+    info = tmp_path / "near-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: near\nVersion: 1.0\n\n")
+    (info / "direct_url.json").write_text('{"url": "file:///near", "dir_info": {"editable": true}}')
+    with pytest.raises(ConfigError, match=r"near was installed as an editable project: .* Give the folder without -e"):
+        resolve.refuse_editable(tmp_path)
+
+
+def test_a_lock_for_other_pythons_says_so(tmp_path: Path) -> None:
+    """Without requires-python a lock is for whatever Python uv found: locking again would change nothing."""
+    (tmp_path / "pyproject.toml").write_text('[project]\nname = "app"\nversion = "1"\ndependencies = ["six"]\n')
+    subprocess.run(
+        [uv_binary(), "lock", "-q", "--python", sys.executable, "--project", tmp_path], check=True, timeout=60
+    )
+    lock = tmp_path / "uv.lock"
+    lock.write_text(re.sub('requires-python = ".*"', 'requires-python = ">=3.9"', lock.read_text()))
+    with pytest.raises(ConfigError, match=rf'Write requires-python = ">={MINOR}" into \[project\], then: uv lock'):
+        filled(tmp_path, project=tmp_path, locked=True)
+
+
 def test_of_a_wheel_folder_everything_goes_in(house: Path, tmp_path: Path) -> None:
     """Each distribution once, in its newest version; nothing is asked of an index; the rest counts as needed."""
     _, distributions, _, requested = filled(tmp_path, wheels=house)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import RunPython
 from support_command import lazydeps, lazydeps_error, lazydeps_json
 
 from lazydeps.build import read, resolve, slim
@@ -23,6 +24,7 @@ from lazydeps.build.interpreters import canonical_arch, require_interpreter
 from lazydeps.build.options import PackOptions
 from lazydeps.build.patterns import matches
 from lazydeps.build.strip_tree import strip_tree
+from lazydeps.build.trace import Trace
 
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
 ARCH = canonical_arch(os.uname().machine)
@@ -250,6 +252,75 @@ def test_tests_that_code_imports_from_stay(tmp_path: Path) -> None:
     assert "it stays: one/tests/util.py imports from one/deep/tests" in base["why"]
 
 
+BESIDE = {
+    "one/__init__.py": "from .loader import attach_stub\n",
+    "one/loader.py": """
+import os
+def attach_stub(name, file):
+    with open(os.path.splitext(file)[0] + ".pyi") as stub:
+        return stub.read()
+def jit(cache):
+    def decorate(function):
+        assert os.path.exists(function.__code__.co_filename), "no locator available"  # as numba did before it read it
+        return function
+    return decorate
+""",
+    "one/lazy.py": "from .loader import attach_stub\nSAID = attach_stub(__name__, __file__)\n",
+    "one/lazy.pyi": "a stub",
+    "one/cached.py": "from .loader import jit\n@jit(cache=True)\ndef f():\n    return 1\n",
+    "one/plain.py": "",
+    "one/plain.pyi": "",
+}
+USE_BESIDE = """
+import sys, lazydeps
+with lazydeps.load(sys.argv[1]):
+    import one.lazy, one.cached
+print(one.lazy.SAID, one.cached.f())
+"""
+
+
+@pytest.mark.parametrize("statement", ["import one", "import one.lazy, one.cached", "from a file"])
+@pytest.mark.parametrize("words", [(), ("--sources", "drop"), ("--no-prune",)])
+def test_what_modules_need_on_the_disk_is_there(
+    statement: str, words: tuple[str, ...], tmp_path: Path, run_python: RunPython
+) -> None:
+    """A stub that is attached and a source that numba caches land before their module runs, traced or not.
+
+    Also where the trace says nothing of them, as one that was recorded elsewhere.
+    """
+    site = site_packages(tmp_path / "site", BESIDE)
+    how = ["--trace", statement]
+    if statement == "from a file":
+        order = ["one/__init__.py", "one/loader.py", "one/lazy.py", "one/cached.py"]
+        Trace(MINOR, ARCH, ("by hand",), tuple(order), ()).save(tmp_path / "t.json")
+        how = ["--trace-file", str(tmp_path / "t.json")]
+    facts = pack_site(site, tmp_path / "p.tar.zst", *how, *words)
+    done = run_python(USE_BESIDE, facts["ref"])
+    assert (done.stdout, done.returncode) == ("a stub 1\n", 0), done.stderr
+    files = packed_files(facts)
+    boot = "data" if statement == "import one" else "boot"
+    assert [files[name]["set"] for name in ("one/lazy.pyi", "one/cached.py")] == [boot, boot]
+    if words != ("--no-prune",):
+        assert "one/plain.pyi" not in files
+
+
+@pytest.mark.parametrize("words", [(), ("--sources", "drop"), ("--no-prune",)])
+def test_sources_that_programs_open_are_data(words: tuple[str, ...], tmp_path: Path, run_python: RunPython) -> None:
+    """Astropy reads the tables of its parsers as text, long after its import: they are files after the block."""
+    files = {
+        "astropy/__init__.py": "",
+        "astropy/units/__init__.py": "",
+        "astropy/units/generic_parsetab.py": "table",
+        "astropy/units/other.py": "",
+    }
+    site = site_packages(tmp_path / "site", files, name="astropy")
+    facts = pack_site(site, tmp_path / "p.tar.zst", "--trace", "import astropy", *words)
+    code = "import sys, lazydeps\nwith lazydeps.load(sys.argv[1]): import astropy\n"
+    code += "print(open(astropy.__path__[0] + '/units/generic_parsetab.py').read())"
+    assert run_python(code, facts["ref"]).stdout == "table\n"
+    assert packed_files(facts)["astropy/units/generic_parsetab.py"]["set"] == "data"
+
+
 TOUCHED = {
     "one/__init__.py": (
         "import importlib, pathlib\n"
@@ -369,7 +440,7 @@ def test_every_rule_and_exception_says_why() -> None:
         "native-sources",
     ]
     assert all(rule.why and rule.patterns for rule in known.rules.values())
-    for entry in (*known.keep, *known.sources, *known.docstrings):
+    for entry in (*known.keep, *known.sources, *known.opened, *known.docstrings):
         assert entry.reason
         assert entry.patterns
         assert entry.distribution == resolve.canonicalize_name(entry.distribution)
@@ -411,7 +482,7 @@ def test_explain_says_where_and_why(site: Path, tmp_path: Path) -> None:
         ("numpy/f2py/crackfortran.py", "numpy", "cold", r"a module that the traced program did not import; its source"),
         ("numpy/lib/tests/test_io.py", "numpy", "", r"left out by the rule tests \(a package's own test suite"),
         ("zstandard/__init__.pyi", "zstandard", "", r"left out by --exclude zstandard/__init__.pyi; nothing traced"),
-        ("numpy/_core/include/numpy/npy_math.h", "numpy", "cold", r"a rule names it and it stays: --keep npy_math.h"),
+        ("numpy/_core/include/numpy/npy_math.h", "numpy", "data", r"a rule names it and it stays: --keep npy_math.h"),
         ("click/py.typed", "click", "data", r"a running program may open it; the traced one did not\."),
         ("numpy/__init__.pi", "", "", r"is not in the installation\. Did you mean numpy/__init__\.py"),
     ]:

@@ -196,6 +196,46 @@ def test_listing_a_folder_opens_what_shows_in_it(tmp_path: Path, interpreter: In
     )
 
 
+def test_questions_are_recorded(tmp_path: Path, interpreter: Interpreter) -> None:
+    """What a body asks about has to be there for the same answer; a folder is there if a file in it is."""
+    write(
+        tmp_path,
+        **{
+            "pkg/__init__.py": """
+                import inspect, os, pathlib
+                from . import seen
+                here = pathlib.Path(__file__).resolve().parent
+                class Keeps:
+                    stat = os.stat  # a function of C is no method, and so this must not become one
+                assert Keeps().stat(here / "stat.txt").st_size == 0
+                assert os.path.exists(here / "exists.txt") and (here / "is_file.txt").is_file()
+                assert os.access(here / "access.txt", os.R_OK) and os.path.isfile(here / "asked.py")
+                assert os.path.getsize(os.fsencode(here / "bytes.txt")) == 0
+                assert os.path.isdir(here / "folder") and not os.path.exists(here / "nothing.txt")
+                assert os.path.exists(here / "libbig.so") and inspect.getsourcefile(seen)
+                assert os.stat in os.supports_follow_symlinks and os.stat.__name__ == "stat"
+                try:
+                    os.stat()
+                except TypeError:
+                    pass
+            """,
+            "pkg/seen.py": "",
+            **dict.fromkeys(
+                (f"pkg/{name}.txt" for name in ("stat", "exists", "is_file", "access", "bytes", "other")), ""
+            ),
+            "pkg/asked.py": "",
+            "pkg/libbig.so": "",
+            "pkg/folder/small.txt": "",
+            "pkg/folder/big.txt": "big",
+        },
+    )
+    trace = trace_of(tmp_path, interpreter, "import pkg").trace
+    names = ["stat.txt", "exists.txt", "is_file.txt", "access.txt", "asked.py", "bytes.txt", "folder/small.txt"]
+    asked = [f"file:pkg/{name}" if name.endswith(".py") else f"pkg/{name}" for name in names]
+    assert trace.order == (*asked, "pkg/__init__.py", "pkg/seen.py")
+    assert trace.absent == ()
+
+
 @pytest.mark.parametrize("how", ["import pkgutil; list(pkgutil.iter_modules(__path__))", "import os; os.listdir(top)"])
 def test_listings_that_the_index_answers_are_not_recorded(tmp_path: Path, interpreter: Interpreter, how: str) -> None:
     """`pkgutil` asks the runtime's finder for a package's modules, and at the top only data files count."""

@@ -119,6 +119,12 @@ def export_lock(asked: ProjectDependencies, *, interpreter: Interpreter, into: P
     if done.returncode != 0:
         said = done.stderr.strip()
         if "needs to be updated" in said or "Unable to find lockfile" in said:
+            if "No `requires-python`" in said:
+                raise ConfigError(
+                    f"the {LOCK} of {asked.folder} was made for another range of Pythons than {interpreter.minor} and "
+                    "newer: without a requires-python in pyproject.toml, uv takes that of the Python which it finds. "
+                    f'Write requires-python = ">={interpreter.minor}" into [project], then: uv lock, in that folder.'
+                )
             raise ConfigError(
                 f"the {LOCK} of {asked.folder} does not agree with its pyproject.toml any more. Bring it up to date: "
                 "uv lock, in that folder."

@@ -61,6 +61,7 @@ def fill(
             on_line=on_line,
         )
     requested = _requested(options, wanted, tree)
+    resolve.refuse_editable(tree)
     resolve.normalise(tree, drop_scripts=True)
     return Filled(requested, done.warnings)
 

@@ -23,7 +23,7 @@ from .interpreters import require_interpreter
 from .options import PackOptions, check_options
 from .sets import arrange, boot_files
 from .strip_tree import Stripped, strip_tree
-from .trace import FILE_PREFIX, Trace, fit, target_suffixes
+from .trace import FILE_PREFIX, Trace, accompany, fit, target_suffixes
 from .write import Target, write_pack
 
 if TYPE_CHECKING:
@@ -190,6 +190,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         )
         fitted = fit(recording.trace, files, suffixes=suffixes)
         trace = replace(fitted.trace, python=options.python, arch=options.arch)
+        trace = accompany(trace, planned.beside, frozenset(files))
         if options.save_trace is not None:
             trace.save(options.save_trace)
         warnings += tracing.warnings_of(recording, fitted.dropped, len(trace.order))
@@ -211,7 +212,15 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         files = resolve.list_files(tree)
         elf = ElfTree(tree, files)
 
-        members = arrange(tree, files, trace=trace, elf=elf, suffixes=suffixes, cache_tag=interpreter.cache_tag)
+        members = arrange(
+            tree,
+            files,
+            trace=trace,
+            elf=elf,
+            suffixes=suffixes,
+            cache_tag=interpreter.cache_tag,
+            opened=planned.opened,
+        )
         target = Target(
             python=options.python,
             arch=options.arch if elf.has_machine_code() else "any",

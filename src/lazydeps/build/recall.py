@@ -40,7 +40,7 @@ def recall(
     """Return what was recorded before, or record now and keep it.
 
     Kept is only what a second run would give again: no failures, which another library on this machine may mend, and
-    nothing of a program that changed the tree.
+    nothing of a program that changed the tree, or that opened files of which the key knows nothing.
 
     Args:
         cache: where to look; None for nowhere.
@@ -73,7 +73,7 @@ def recall(
         }
         return Recording(Trace(**fields), {})
     recording = record()
-    if not recording.failed and _looks(tree, files) == before:
+    if not (recording.failed or recording.foreign) and _looks(tree, files) == before:
         cache.put("traces", name, json.dumps(asdict(recording.trace)).encode())
     return recording
 

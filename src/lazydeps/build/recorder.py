@@ -29,15 +29,35 @@ _IMPORTLIB = (*_FROZEN, "importlib._bootstrap", "importlib._bootstrap_external")
 """The import system's names, before and after `importlib` itself has been imported."""
 _LISTERS = (*_IMPORTLIB, "pkgutil")
 """Who lists a package's folder to know which modules are in it: the runtime answers them from its index."""
+_ANSWERED = (*_LISTERS, "inspect", "linecache")
+"""Whose questions about files the runtime's finder and loaders answer. What they open all the same is recorded."""
+_ASKING = ("genericpath", "posixpath", "pathlib", "pathlib._local", "pathlib._abc")
+"""Whose questions are their caller's."""
 _MODULE_SUFFIXES = (".py", ".pyc")
+_stat = os.stat
 _EXTENSION_SUFFIXES = tuple(extension_suffixes())
+_MACHINE = ("/dev", "/etc", "/proc", "/sys", "/usr/lib", "/usr/lib64", "/usr/share", "/lib", "/lib64")
+"""What belongs to the machine, besides the interpreter."""
 _CACHE = f"{os.sep}__pycache__{os.sep}"
+
+
+class _Question:
+    """Stands for a function of `os`, and tells what it is asked. No function: a class would make that a method."""
+
+    def __init__(self, function: Any, tell: Any) -> None:
+        self._function, self._tell = function, tell
+        self.__name__, self.__doc__ = function.__name__, function.__doc__
+
+    def __call__(self, *args: Any, **words: Any) -> Any:
+        if words.get("dir_fd") is None:
+            self._tell(args[0] if args else words.get("path"), sys._getframe(1))
+        return self._function(*args, **words)
 
 
 class Recorder:
     """Collects entries from audit events (PEP 578) and from a place in the meta path."""
 
-    def __init__(self, tree: str) -> None:
+    def __init__(self, tree: str, own: str) -> None:
         self.tree = tree
         self._prefix = tree + os.sep
         self._lock = _thread.RLock()
@@ -47,6 +67,9 @@ class Recorder:
         """Where modules were looked for."""
         self.missing: dict[str, None] = {}
         """Files that were opened in vain."""
+        self.foreign = False
+        """Whether a file was read that is neither the tree's nor the machine's: its content decides as well."""
+        self._machine = (tree, own, sys.prefix, sys.base_prefix, sys.exec_prefix, *_MACHINE)
         self._mapped: set[str] = set()
         self._interval = 0
         """Index of the entry at which the current interval between two looks at the memory map began."""
@@ -68,6 +91,8 @@ class Recorder:
             path = self._inside(args[0])
             if path is not None:
                 self._opened(path, sys._getframe(1))
+            elif not self.foreign and args[2] & os.O_ACCMODE != os.O_WRONLY:
+                self.foreign = self._is_foreign(args[0])
         elif event == "import":
             if args[1] is not None:
                 path = self._inside(args[1])
@@ -84,6 +109,37 @@ class Recorder:
                 if frame.f_globals.get("__name__") not in _LISTERS:
                     for file in self._listed(path):
                         self._before_module("file", file, frame)
+
+    def watch_questions(self) -> None:
+        """Hear of `os.path.exists` and its like too, for which there is no audit event.
+
+        The import system asks by another way, and `os.path.realpath` by `os.lstat`: neither needs an answer from us.
+        """
+        for name in ("stat", "access"):
+            original = getattr(os, name)
+            question = _Question(original, self.asked)
+            setattr(os, name, question)
+            for known in (os.supports_fd, os.supports_dir_fd, os.supports_effective_ids, os.supports_follow_symlinks):
+                if original in known:
+                    known.add(question)
+
+    def asked(self, path: object, frame: FrameType | None) -> None:
+        """Take that the program asks about a path, by `os.stat` or `os.access`."""
+        inside = self._inside(path)
+        if not inside or ".so" in os.path.basename(inside):
+            return  # libraries are too big to be there for a question alone
+        while frame is not None and frame.f_globals.get("__name__") in _ASKING:
+            frame = frame.f_back
+        if frame is None or frame.f_globals.get("__name__") in _ANSWERED:
+            return
+        if inside in self.files:
+            self._before_module("file", inside, frame)
+        elif inside in self.folders:
+            # Which exists if something in it does.
+            names = [name for name in self.folders[inside] if not name.endswith((".pyc", *_EXTENSION_SUFFIXES))]
+            if names:
+                file = min((os.path.join(inside, name) for name in names), key=self._size)
+                self._before_module("file", file, frame)
 
     def find_spec(self, fullname: str, path: Sequence[str] | None = None, target: object = None) -> None:
         """Note where a submodule is looked for, and leave finding it to those who can."""
@@ -139,7 +195,7 @@ class Recorder:
 
     def _size(self, file: str) -> int:
         try:
-            return os.stat(self._prefix + file).st_size
+            return _stat(self._prefix + file).st_size
         except OSError:
             return 0  # the program has removed it
 
@@ -220,6 +276,15 @@ class Recorder:
             return ""
         return text[len(self._prefix) :] if text.startswith(self._prefix) else None
 
+    def _is_foreign(self, path: object) -> bool:
+        if not isinstance(path, (str, bytes, os.PathLike)):
+            return False
+        try:
+            text = os.path.abspath(os.fsdecode(path))
+        except (TypeError, ValueError, OSError):
+            return False
+        return not any(text == place or text.startswith(place + os.sep) for place in self._machine)
+
     def absent(self) -> list[str]:
         """Return the places that were looked at and hold no module in any form, and files that were opened in vain."""
         suffixes = (*_MODULE_SUFFIXES, *_EXTENSION_SUFFIXES)
@@ -287,10 +352,11 @@ def main() -> None:
     sys.path[:] = [entry for entry in sys.path if entry] + [config["tree"]]
     sys.argv[:] = [config["script"] or "-c"]
     companion = _script_beside("recorder_handler.py")
-    recorder = Recorder(config["tree"])
+    recorder = Recorder(config["tree"], os.path.dirname(config["out"]))
     before = frozenset(sys.modules)
     sys.meta_path.insert(0, recorder)
     sys.addaudithook(recorder.audit)
+    recorder.watch_questions()
     # lazydeps first, as a pack never provides it; what Lambda bundles last, behind the tree.
     sys.meta_path.insert(0, companion["Beside"](config["first"]))
     sys.meta_path.append(companion["Beside"](config["last"]))
@@ -329,6 +395,7 @@ def main() -> None:
                 "fatal": failed.pop("", ""),
                 "failed": failed,
                 "events": events,
+                "foreign": recorder.foreign,
             },
             stream,
         )

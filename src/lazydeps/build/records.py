@@ -6,7 +6,10 @@ import base64
 import csv
 import hashlib
 import io
+import os
 from typing import TYPE_CHECKING
+
+from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -17,19 +20,37 @@ SHOWN = 5
 """Files of one distribution that a warning names."""
 
 
+def read_rows(record: Path) -> list[list[str]]:
+    """Return the rows of a RECORD file; none where there is no such file.
+
+    Raises:
+        ConfigError: it is damaged.
+    """
+    try:
+        return [row for row in csv.reader(io.StringIO(record.read_text(encoding="utf-8"))) if row]
+    except FileNotFoundError:
+        return []
+    except (csv.Error, ValueError) as error:
+        raise ConfigError(
+            f"{record.parent.name}/RECORD is damaged: {error}. Install that distribution again, or remove the file."
+        ) from error
+
+
 def find_edited(tree: Path) -> dict[str, list[str]]:
     """Return the files of a tree that are not what RECORD says, by the dist-info folder that says it.
 
     Files that are gone are no concern here: people leave out tests and caches. Rows without a digest
-    are passed by.
+    are passed by, and those that name files outside of the tree.
+
+    Raises:
+        ConfigError: a RECORD is damaged.
     """
     edited: dict[str, list[str]] = {}
     for record in sorted(tree.glob("*.dist-info/RECORD")):
-        text = record.read_text(encoding="utf-8", errors="replace")
-        for row in csv.reader(io.StringIO(text)):
+        for row in read_rows(record):
             algorithm, equals, expected = row[1].partition("=") if len(row) > 1 else ("", "", "")
-            path = tree / row[0] if row else tree
-            if not equals or algorithm not in ALGORITHMS or ".." in path.parts:
+            path = tree / row[0]
+            if not equals or algorithm not in ALGORITHMS or ".." in path.parts or os.path.isabs(row[0]):
                 continue
             if path.is_file() and path.suffix != ".pyc" and _digest(path, algorithm) != expected.rstrip("="):
                 edited.setdefault(record.parent.name, []).append(row[0])

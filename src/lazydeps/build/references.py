@@ -77,19 +77,18 @@ class References:
         return None
 
 
-def attached_stubs(tree: Path, sources: Iterable[str]) -> Iterator[str]:
-    """Yield the stubs that modules read when they are imported, with ``attach_stub`` of lazy_loader or a copy of it."""
-    for path in sources:
-        if b"attach_stub" in (tree / path).read_bytes():
-            yield path + "i"
+def files_on_disk(tree: Path, sources: Iterable[str]) -> Iterator[tuple[str, str]]:
+    """Yield modules with a file that has to lie on the disk when they are imported, whether a trace saw that or not.
 
-
-def cached_by_numba(tree: Path, sources: Iterable[str]) -> Iterator[str]:
-    """Yield the sources with functions that numba is to cache: at import it looks for the file, and fails without."""
+    That is the stub that ``attach_stub`` of lazy_loader, or a copy of it, reads; and the source itself of a module with
+    functions that numba is to cache: it asks for the file, and fails without.
+    """
     for path in sources:
         source = (tree / path).read_bytes()
+        if b"attach_stub" in source:
+            yield path, path + "i"
         if b"cache=True" in source and (b"jit" in source or b"vectorize" in source):
-            yield path
+            yield path, path
 
 
 def _module_name(path: str) -> str | None:

@@ -26,6 +26,7 @@ from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel
 from lazydeps.errors import ConfigError, UnsafeArchiveError
 
 from . import uv
+from .records import read_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -136,6 +137,20 @@ def adopt(folder: Path, *, into: Path) -> Installed:
     if not any(into.iterdir()):
         raise ConfigError(f"--from-dir wants a site-packages folder with installed packages, and {folder} is empty.")
     return Installed(tuple(path_warnings(into)))
+
+
+def refuse_editable(tree: Path) -> None:
+    """Refuse an installation that holds links to projects in the place of their code, as older versions of uv make.
+
+    Raises:
+        ConfigError: there is one. Call this before `normalise`, which removes what says so.
+    """
+    for dist in _distributions(tree):
+        if '"editable":true' in re.sub(r"\s", "", _read_text(tree / dist.info / "direct_url.json")):
+            raise ConfigError(
+                f"{dist.name} was installed as an editable project: a link to its folder, and a pack needs its code. "
+                "Give the folder without -e or editable = true, or update uv: pip install -U uv."
+            )
 
 
 def normalise(tree: Path, *, drop_scripts: bool) -> None:
@@ -251,7 +266,8 @@ def requested_modules(tree: Path, requested: Collection[str], *, suffixes: Seque
     """Return the modules that a user of some distributions imports: their public top-level ones.
 
     Modules whose name begins with an underscore count only where a distribution has no others; tests and
-    documentation never. Of a namespace package the portion is named (``google.cloud.storage``).
+    documentation never. Of a namespace package the portion is named (``google.cloud.storage``). In a tree that
+    describes no distribution at all, every public module is one.
 
     Args:
         tree: the installed tree.
@@ -259,11 +275,15 @@ def requested_modules(tree: Path, requested: Collection[str], *, suffixes: Seque
         suffixes: the target's suffixes of extension modules.
     """
     found: dict[str, None] = {}
-    for dist in _distributions(tree):
+    distributions = _distributions(tree)
+    for dist in distributions:
         if dist.name in requested:
             modules = _modules(dist.files, suffixes)
             public = [name for name in modules if not name.startswith("_")]
             found.update(dict.fromkeys(public or modules))
+    if not distributions:
+        # People remove the dist-info folders of what they pack by hand.
+        found.update(dict.fromkeys(name for name in _modules(list_files(tree), suffixes) if not name.startswith("_")))
     return list(found)
 
 
@@ -310,9 +330,9 @@ def _distributions(tree: Path) -> list[_Distribution]:
 
 
 def _record_paths(info: Path) -> list[str]:
-    text = _read_text(info / "RECORD")
-    if text:
-        return sorted({row[0].replace("\\", "/") for row in csv.reader(io.StringIO(text)) if row})
+    rows = read_rows(info / "RECORD")
+    if rows:
+        return sorted({row[0].replace("\\", "/") for row in rows})
     # An egg-info, or a RECORD that a system's packager removed: what top_level.txt names is all there is to know.
     paths: list[str] = []
     for name in _read_text(info / "top_level.txt").split():
@@ -487,9 +507,7 @@ def _rewrite_record(tree: Path, info: Path, files: frozenset[str], changed: Mapp
     record = info / "RECORD"
     own = f"{info.name}/RECORD"
     rows: dict[str, list[str]] = {own: [own, "", ""]}
-    for row in csv.reader(io.StringIO(record.read_text(encoding="utf-8"))):
-        if not row:
-            continue
+    for row in read_rows(record):
         path = Path(os.path.normpath(row[0]))
         if path.is_relative_to(tree):
             path = path.relative_to(tree)

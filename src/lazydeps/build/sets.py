@@ -22,7 +22,7 @@ TOOL_SUFFIXES = frozenset(
 """Files that type checkers, compilers and linkers read, and no running program."""
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Collection, Iterable, Sequence
     from pathlib import Path
 
     from .elf import ElfTree
@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
 
 def arrange(
-    tree: Path, files: Sequence[str], *, trace: Trace, elf: ElfTree, suffixes: Sequence[str], cache_tag: str
+    tree: Path,
+    files: Sequence[str],
+    *,
+    trace: Trace,
+    elf: ElfTree,
+    suffixes: Sequence[str],
+    cache_tag: str,
+    opened: Collection[str] = (),
 ) -> list[Member]:
     """Return every file of a tree once, in the order in which a pack holds them.
 
@@ -47,6 +54,7 @@ def arrange(
         elf: the tree's ELF files.
         suffixes: the target's suffixes of extension modules, the most specific first.
         cache_tag: what the target's bytecode files are named after, for example ``cpython-313``.
+        opened: files that belong to the data set although they look like sources, or like what only tools read.
     """
     known = frozenset(files)
     boot = boot_files(trace.order, known, elf, cache_tag)
@@ -56,10 +64,10 @@ def arrange(
     sources: list[str] = []
     for path in sorted(known - boot.keys()):
         if path.endswith(".py"):
-            sources.append(path)
+            (data if path in opened else sources).append(path)
         elif path.endswith(".pyc") or is_extension(path, elf, suffixes):
             modules.append(path)
-        elif is_for_tools(path):
+        elif is_for_tools(path) and path not in opened:
             spare.append(path)
         else:
             data.append(path)

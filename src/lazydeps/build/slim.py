@@ -19,8 +19,8 @@ from lazydeps.errors import ConfigError
 from . import resolve
 from .elf import is_shared_object
 from .patterns import expression
-from .references import References, attached_stubs, cached_by_numba
-from .sets import boot_files
+from .references import References, files_on_disk
+from .sets import boot_files, is_for_tools
 from .sourceless import drop_sources
 from .trace import FILE_PREFIX
 
@@ -70,6 +70,8 @@ class Rules:
     """Files that no rule leaves out."""
     sources: tuple[KeepEntry, ...]
     """Sources that ``--sources drop`` keeps."""
+    opened: tuple[KeepEntry, ...]
+    """Sources that a running program opens as files: they are data, and ``--sources drop`` keeps them."""
     docstrings: tuple[KeepEntry, ...]
     """What ``-OO`` breaks; nothing is done about it but saying so."""
 
@@ -84,6 +86,10 @@ class Plan:
     """Files that a rule names and that stay, each with the reason."""
     owners: dict[str, str]
     """Each installed file's distribution."""
+    beside: tuple[tuple[str, str], ...] = ()
+    """Modules, each with a file that has to lie on the disk when it is imported (`references.files_on_disk`)."""
+    opened: frozenset[str] = frozenset()
+    """Files that a running program opens by their paths, whatever they look like."""
     warnings: tuple[str, ...] = ()
 
 
@@ -136,6 +142,7 @@ def rules() -> Rules:
         },
         _exceptions(document, "keep"),
         _exceptions(document, "sources"),
+        _exceptions(document, "opened"),
         _exceptions(document, "docstrings"),
     )
 
@@ -173,11 +180,15 @@ def plan(tree: Path, files: Sequence[str], options: PackOptions) -> Plan:
     excludes = [(expression([pattern]), f"--exclude {pattern}") for pattern in exclude]
     named = [(expression(rule.patterns), rule) for rule in active]
     used: set[str] = set()
+    opened: set[str] = set()
     for path in files:
         ours = next((rule for pattern, rule in named if pattern.match(path)), None)
         theirs = next((option for pattern, option in excludes if pattern.match(path)), None)
         asked = next((option for pattern, option in keeps if pattern.match(path)), None)
         used.update(filter(None, (theirs, asked)))
+        wanted = asked is not None or any(pattern.match(path) for pattern, _ in protected)
+        if wanted and is_for_tools(path) and not path.endswith(".py"):
+            opened.add(path)
         if ours is None and theirs is None:
             continue
         if asked is not None:
@@ -191,7 +202,8 @@ def plan(tree: Path, files: Sequence[str], options: PackOptions) -> Plan:
         elif ours is not None:
             removable[path] = ours.name
             groups[path] = _group(path, ours)
-    for path, why in _named_by_code(tree, files, removable, groups).items():
+    beside = tuple(files_on_disk(tree, (path for path in files if path.endswith(".py"))))
+    for path, why in _named_by_code(tree, files, removable, groups, beside).items():
         del removable[path]
         kept[path] = why
     idle = [option for _, option in (*excludes, *keeps) if option not in used]
@@ -202,7 +214,9 @@ def plan(tree: Path, files: Sequence[str], options: PackOptions) -> Plan:
             for entry in known.docstrings
             if entry.distribution in present
         ]
-    return Plan(removable, kept, owners, tuple(warnings))
+    opened.update(path for path in matching(known.opened, present, files) if path.endswith(".py"))
+    opened.update(file for module, file in beside if module not in removable)
+    return Plan(removable, kept, owners, beside, frozenset(opened), tuple(warnings))
 
 
 def needed_files(
@@ -268,8 +282,8 @@ def slim(
         asked = _split(options.keep)[1]
         named = expression(asked)
         stay = {**dict.fromkeys(opened), **{path: None for path in left if named.match(path)}}
-        stay |= matching(rules().sources, frozenset(planned.owners.values()), left)
-        stay |= dict.fromkeys(cached_by_numba(tree, (path for path in left if path.endswith(".py"))))
+        stay |= matching((*rules().sources, *rules().opened), frozenset(planned.owners.values()), left)
+        stay |= dict.fromkeys(file for _, file in planned.beside)
         dropped = drop_sources(tree, left, stay=stay, cache_tag=cache_tag)
         for path, count in dropped.items():
             done.saved.append(Saved(path, SOURCES, planned.owners.get(path, NOBODY), count))
@@ -318,7 +332,11 @@ def _group(path: str, rule: Rule) -> str:
 
 
 def _named_by_code(
-    tree: Path, files: Sequence[str], removable: Mapping[str, str], groups: Mapping[str, str]
+    tree: Path,
+    files: Sequence[str],
+    removable: Mapping[str, str],
+    groups: Mapping[str, str],
+    beside: Iterable[tuple[str, str]],
 ) -> dict[str, str]:
     """Return the files that code which stays imports or reads, with the reason; transitively."""
     members: dict[str, list[str]] = {}
@@ -345,9 +363,10 @@ def _named_by_code(
         path = queue.popleft()
         for group in references.of_source(path):
             put_back(group, path)
-    for stub in attached_stubs(tree, stays):
-        if stub in groups and stub not in found:
-            found[stub] = f"{stub[:-1]} reads it when it is imported"
+    there = frozenset(stays)
+    for module, file in beside:
+        if module in there and file in groups and file not in found:
+            found[file] = f"{module} reads it when it is imported"
     return found
 
 

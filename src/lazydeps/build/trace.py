@@ -31,7 +31,7 @@ from .elf import is_shared_object
 from .handler import BUNDLED, beside
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from .elf import ElfTree
     from .handler import Handler
@@ -143,6 +143,8 @@ class Recording:
     """Modules of the default list that could not be imported, with the last lines of their traceback."""
     raised: Mapping[str, str] = field(default_factory=dict)
     """Events with which a handler raised, with the last lines of the traceback. What it had imported is recorded."""
+    foreign: bool = False
+    """Whether the program opened files that are neither of the tree nor of the interpreter or the system."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,7 +221,7 @@ def record(
         absent=tuple(path.replace(os.sep, "/") for path in raw["absent"]),
         stdlib=tuple(raw["stdlib"]),
     )
-    return Recording(trace, failed, raw["events"])
+    return Recording(trace, failed, raw["events"], raw["foreign"])
 
 
 def prepare(
@@ -274,6 +276,24 @@ def fit(trace: Trace, files: Collection[str], *, suffixes: Sequence[str]) -> Fit
         if base not in folders and base not in known and not any(base + form in known for form in forms)
     ]
     return Fitted(replace(trace, order=tuple(order), absent=tuple(sorted(absent))), tuple(dropped))
+
+
+def accompany(trace: Trace, beside: Iterable[tuple[str, str]], files: Collection[str]) -> Trace:
+    """Return a trace in which modules have those files before them without which they cannot be imported.
+
+    Args:
+        trace: fitted to a tree.
+        beside: modules, each with such a file (`references.files_on_disk`).
+        files: the tree's.
+    """
+    needed: dict[str, list[str]] = {}
+    for module, file in beside:
+        if file in files:
+            needed.setdefault(module, []).append(FILE_PREFIX + file if file.endswith(".py") else file)
+    order: dict[str, None] = {}
+    for entry in trace.order:
+        order.update(dict.fromkeys((*needed.get(entry, ()), entry)))
+    return replace(trace, order=tuple(order))
 
 
 def target_suffixes(python: str, arch: str) -> tuple[str, ...]:

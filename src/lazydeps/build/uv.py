@@ -253,11 +253,13 @@ def explain_missing(missing: dict[str, str], target: str) -> str:
 def _pip(
     *arguments: str, checked: bool = True, on_line: Callable[[str], None] | None = None
 ) -> subprocess.CompletedProcess[str]:
-    # The user's UV_* variables and configuration (indexes, credentials, proxies) reach uv untouched, and no message
-    # of ours repeats them. Only a trial of one name does without hashes: it has none, and nothing of it is kept.
+    # The user's other UV_* variables and configuration (indexes, credentials, proxies) reach uv untouched, and no
+    # message of ours repeats them. Only a trial of one name does without hashes: it has none, and nothing of it is
+    # kept. What a requirements file, a project or a lock calls editable is copied: a pack of a link holds no code.
+    own = {"UV_NO_EDITABLE": "1"} if checked else {"UV_NO_EDITABLE": "1", "UV_REQUIRE_HASHES": "0"}
     done = processes.run(
         [os.fspath(uv_binary()), "pip", "install", *arguments],
-        env=None if checked else {**os.environ, "UV_REQUIRE_HASHES": "0"},
+        env={**os.environ, **own},
         on_line=on_line or (lambda _: None),
     )
     return subprocess.CompletedProcess(done.args, done.returncode, "", done.stderr.decode(errors="replace"))
