@@ -198,8 +198,9 @@ def test_a_name_that_is_not_there(run_python: RunPython, refs: dict[str, str], t
         ('{"lazydeps_lock": 1, "packs": {"a": {"any": {"ref": "s3://b/k"}}}}', "s3://b/k is not pinned"),
         ('{"lazydeps_lock": 1, "packs": {"a": {"any": {"ref": "s3://b/k#root=sha256:1"}}}}', "the pin of"),
         (" " * ((4 << 20) + 1), "has 4,194,305 bytes and 4,194,304 are the most"),
+        ('<<<<<<< HEAD\n{"lazydeps_lock": 1}\n=======\n', "git's conflict markers in it"),
     ],
-    ids=range(15),
+    ids=range(16),
 )
 def test_damage(run_python: RunPython, tmp_path: Path, content: str | bytes, words: str) -> None:
     """What is no lock is a ConfigError that names the file, what was found and the command that writes it."""
@@ -209,7 +210,7 @@ def test_damage(run_python: RunPython, tmp_path: Path, content: str | bytes, wor
     said = failure(run_python, program)
     assert str(path) in said
     assert words in said
-    assert "lazydeps push" in said
+    assert "lazydeps push" in said or "git checkout --theirs" in said
 
 
 def test_what_is_no_file(run_python: RunPython, tmp_path: Path) -> None:

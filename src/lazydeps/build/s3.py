@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from lazydeps.errors import ConfigError, FetchError
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 8
 """How many requests are under way at a time."""
-S3_ERRORS = (BotoCoreError, ClientError)
+S3_ERRORS = (BotoCoreError, ClientError, ResponseParserError)
+"""What a call may raise for what S3, or a proxy that answers in its place, has done."""
 _ACTIONS = {
     "HeadBucket": ("s3:ListBucket",),
     "ListObjectsV2": ("s3:ListBucket",),
@@ -92,6 +94,11 @@ def new_client() -> Any:
         return boto3.client("s3", config=Config(max_pool_connections=CONNECTIONS + 2, **mode))
     except BotoCoreError as error:
         raise explain(error, "", "") from error
+    except ValueError as error:  # of a variable or a line of the AWS configuration
+        raise ConfigError(
+            f"the SDK does not accept its own settings: {error}. Correct AWS_ENDPOINT_URL (https://HOST), "
+            "AWS_MAX_ATTEMPTS or what `aws configure list` shows."
+        ) from error
 
 
 def preflight(
@@ -240,7 +247,18 @@ def _explain_sdk(error: Exception, url: str) -> Exception:
         return ConfigError(f"no usable AWS region ({error}). Set AWS_REGION to the bucket's.")
     if name == "ParamValidationError":
         return ConfigError(f"the SDK does not accept this for {url}: {error}. Correct it.")
-    return FetchError(f"could not reach S3 for {url}: {error}.", url=url, retryable=True)
+    if name == "ResponseParserError":
+        return FetchError(
+            f"what answered for {url} is not S3 ({' '.join(str(error).split())[:200]}). Look at the proxy "
+            "(HTTPS_PROXY, NO_PROXY), at a login page of the network, and at AWS_ENDPOINT_URL.",
+            url=url,
+        )
+    return FetchError(
+        f"could not reach S3 for {url}: {error}. Check the network, the proxy and AWS_REGION, and run the command "
+        "again: what has arrived of an upload is kept.",
+        url=url,
+        retryable=True,
+    )
 
 
 def _region_of(client: Any) -> str:

@@ -67,6 +67,8 @@ def command(console: Console, words: tuple[str, ...], lock: Path, *, dry_run: bo
         from lazydeps.build import lockfile
 
         lockfile.read(lock, missing=True)  # damage is found before the upload, not after it
+        if not dry_run:
+            lockfile.check_writable(lock)
     client = s3.new_client()
     with console.step(f"Checking {destination}"):
         permission = push.preflight(destination, client=client, options=asked.parameters())
@@ -90,12 +92,12 @@ def command(console: Console, words: tuple[str, ...], lock: Path, *, dry_run: bo
                 f"{mega(kept)} of {plan.path.name} are kept in the bucket. The same command continues; with --abort it "
                 "drops them."
                 if kept
-                else "nothing of it stands in the bucket; the same command does it again.",
+                else f"{plan.path.name} may have arrived or not; the same command finds out and does the rest.",
             )
             return 130
         if asked.tags and not done[-1].sent:
             console.warn(f"{plan.url} was there already and keeps the tags and the encryption that it has.")
-    before = push.pin_all(lock, asked.name, plans, done) if asked.name is not None else {}
+    before = push.pin_all(lock, asked.name, plans, done, client=client) if asked.name is not None else {}
     facts: dict[str, Any] = {"packs": [asdict(one) for one in done], "region": permission.region}
     if len(done) == 1:
         facts.update(asdict(done[0]))
