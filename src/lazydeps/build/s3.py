@@ -134,6 +134,8 @@ def preflight(
             except ClientError as error:
                 if status_of(error) != 403:  # an empty upload costs nothing; `lazydeps prune` removes it
                     raise
+    except (KeyError, RecursionError) as error:  # an answer without what S3 says, or redirections without an end
+        raise _not_s3(error, str(place)) from error
     except S3_ERRORS as error:
         raise explain(error, place.bucket, key, client, tags="Tagging" in (options or {})) from error
     return Permission(str(place), str(region or ""))
@@ -225,7 +227,11 @@ def explain(error: Exception, bucket: str, key: str, client: Any = None, *, tags
         )
         words += ". `aws sts get-caller-identity` says who you are."
     else:
-        words = f"S3 answered {call} on {url} with {status} {code}: {said or error}."
+        words = f"S3 answered {call} on {url} with {status} {code}: {said or error}. " + (
+            "Run the command again in a while: what has arrived of an upload is kept."
+            if (status or 500) >= 500 or code in ("SlowDown", "RequestTimeout")
+            else "`lazydeps doctor` looks at the bucket and the rights."
+        )
     return FetchError(
         words,
         url=url,
@@ -248,16 +254,21 @@ def _explain_sdk(error: Exception, url: str) -> Exception:
     if name == "ParamValidationError":
         return ConfigError(f"the SDK does not accept this for {url}: {error}. Correct it.")
     if name == "ResponseParserError":
-        return FetchError(
-            f"what answered for {url} is not S3 ({' '.join(str(error).split())[:200]}). Look at the proxy "
-            "(HTTPS_PROXY, NO_PROXY), at a login page of the network, and at AWS_ENDPOINT_URL.",
-            url=url,
-        )
+        return _not_s3(error, url)
     return FetchError(
         f"could not reach S3 for {url}: {error}. Check the network, the proxy and AWS_REGION, and run the command "
         "again: what has arrived of an upload is kept.",
         url=url,
         retryable=True,
+    )
+
+
+def _not_s3(error: Exception, url: str) -> FetchError:
+    return FetchError(
+        f"what answered for {url} is not S3 ({type(error).__name__}: {' '.join(str(error).split())[:200]}). Look at the "
+        "proxy (HTTPS_PROXY, NO_PROXY), at a login page of the network, and at AWS_ENDPOINT_URL; `lazydeps doctor` "
+        "checks them.",
+        url=url,
     )
 
 
