@@ -203,7 +203,7 @@ def make_plan(
     memory = _memory(estimates, sum(size.boot for size in chosen))
     zip_size = int(ratio * in_zip) + RUNTIME_ZIPPED
     limits = _limits(in_zip + RUNTIME_UNPACKED, zip_size, landed, unpacked, estimates, memory)
-    fits = everything <= UNZIPPED_LIMIT
+    fits = everything < UNZIPPED_LIMIT
     verdict = "not needed" if not packed else "optional" if fits else "needed"
     if not all(limit.fits for limit in limits if limit.unit != "s"):
         verdict = "impossible"
@@ -502,8 +502,8 @@ def _limits(
     mb = 1 << 20
     start = landed * STORE_OVERHEAD / mb
     limits = [
-        Limit("zip file, unzipped", unzipped / mb, UNZIPPED_LIMIT / mb, "MB", unzipped <= UNZIPPED_LIMIT),
-        Limit("zip file, direct upload", zipped / mb, UPLOAD_LIMIT / mb, "MB", zipped <= UPLOAD_LIMIT),
+        Limit("zip file, unzipped", unzipped / mb, UNZIPPED_LIMIT / mb, "MB", unzipped < UNZIPPED_LIMIT),
+        Limit("zip file, direct upload", zipped / mb, UPLOAD_LIMIT / mb, "MB", zipped < UPLOAD_LIMIT),
         Limit("storage at start", start, MOST_STORAGE, "MB", start <= MOST_STORAGE),
     ]
     if unpacked * STORE_OVERHEAD / mb <= MOST_STORAGE:
