@@ -220,7 +220,10 @@ def test_several_files_are_kept_from_changing_at_once(tmp_path: Path) -> None:
     """Two files of one folder do not wait for each other, and a folder that is not there is said to be so."""
     with changing(tmp_path / "a.lock", tmp_path / "b.lock"):
         pass
-    with pytest.raises(ConfigError, match=r"cannot be written: No such file.*Make that folder"), changing(tmp_path / "no/a"):
+    with (
+        pytest.raises(ConfigError, match=r"cannot be written: No such file.*Make that folder"),
+        changing(tmp_path / "no/a"),
+    ):
         pass
 
 

@@ -135,11 +135,12 @@ def document(path: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         if b"<<<<<<<" in content:
             raise ConfigError(
-                f"{path} has git's conflict markers in it, of a merge or rebase that was left half done. Take one side, "
-                f"`git checkout --theirs {path}` or --ours, and push again what the other side had pinned."
+                f"{path} has git's conflict markers in it, of a merge or rebase left half done. Take one side, `git "
+                f"checkout --theirs {path}` or --ours, and push again what the other side had pinned."
             ) from error
         raise ConfigError(
-            f"{path} is no lock file: it is not JSON ({error}). Take it from version control, or remove it: {MAKE} anew."
+            f"{path} is no lock file: it is not JSON ({error}). Take it from version control, or remove it: {MAKE} "
+            "anew."
         ) from error
     version = found.get("lazydeps_lock") if isinstance(found, dict) else None
     if type(version) is int and version > VERSION:

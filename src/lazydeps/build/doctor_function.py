@@ -382,7 +382,7 @@ def _role(found: Examination, facts: Mapping[str, Any], refs: list[Ref]) -> None
 
 
 def _keys(found: Examination, refs: list[Ref]) -> list[str]:
-    """Return the ARNs of the KMS keys that objects are encrypted with: who reads one has to be allowed to use its key."""
+    """Return the ARNs of the KMS keys that objects are encrypted with: who reads one has to be allowed its key."""
     keys = []
     for ref in refs:
         bucket, _, key = ref.url.removeprefix("s3://").partition("/")
@@ -396,9 +396,7 @@ def _keys(found: Examination, refs: list[Ref]) -> list[str]:
     return keys
 
 
-def _simulate(
-    client: Any, role: str, wanted: list[tuple[str, str]]
-) -> dict[tuple[str, str], policies.Verdict] | None:
+def _simulate(client: Any, role: str, wanted: list[tuple[str, str]]) -> dict[tuple[str, str], policies.Verdict] | None:
     """Ask IAM itself about actions on ARNs; None where the caller may not, or the server cannot."""
     try:
         return {

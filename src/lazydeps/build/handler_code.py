@@ -399,9 +399,7 @@ def _stored(statement: ast.stmt) -> list[str]:
     """Return the names that a statement gives a value itself, without the statements in it."""
     inner = ("body", "orelse", "finalbody", "handlers", "cases")
     parts = [
-        value
-        for field, value in ast.iter_fields(statement)
-        if field not in inner or not isinstance(statement, _BLOCKS)
+        value for field, value in ast.iter_fields(statement) if field not in inner or not isinstance(statement, _BLOCKS)
     ]
     nodes = [part for value in parts for part in (value if isinstance(value, list) else [value])]
     return [

@@ -295,8 +295,9 @@ def check_writable(path: Path) -> None:
 
 
 def _no_place(path: Path, error: OSError) -> ConfigError:
+    folder = Path(os.path.realpath(path)).parent
     return ConfigError(
-        f"the lock file {path} cannot be written: {error.strerror} (its folder is {Path(os.path.realpath(path)).parent}). "
+        f"the lock file {path} cannot be written: {error.strerror} (its folder is {folder}). "
         "Make that folder, or free room or rights in it; or name another file with --lock FILE."
     )
 

@@ -163,7 +163,8 @@ def build_package(options: PackageOptions, *, dry_run: bool = False) -> Package:
         if unpacked >= UNZIPPED_LIMIT:
             raise LazydepsError(
                 f"the function would have {unpacked:,} bytes unzipped, and Lambda takes less than {UNZIPPED_LIMIT:,} "
-                f"with all layers. Heaviest: {_heaviest(contents)}. Move what is heavy into a pack: `lazydeps plan` says what."
+                f"with all layers. Heaviest: {_heaviest(contents)}. Move what is heavy into a pack: `lazydeps plan` says "
+                "what."
             )
         part = Path(scratch, "function.zip")
         size, digest = zip_file.write_zip(part, tree, list(contents), moment=moment)
@@ -176,8 +177,8 @@ def build_package(options: PackageOptions, *, dry_run: bool = False) -> Package:
             _move(part, options.out.absolute())
     if size >= UPLOAD_LIMIT:
         warnings.append(
-            f"the zip file has {size:,} bytes, and update-function-code takes less than {UPLOAD_LIMIT:,} directly: upload it to "
-            "S3 and name it with --s3-bucket and --s3-key."
+            f"the zip file has {size:,} bytes, and update-function-code takes less than {UPLOAD_LIMIT:,} directly: "
+            "upload it to S3 and name it with --s3-bucket and --s3-key."
         )
     elif size > SMALL and options.max_size is None:
         warnings.append(

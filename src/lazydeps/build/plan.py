@@ -28,6 +28,7 @@ from .options import PackOptions, check_options
 from .pack import build_pack
 from .package import UNZIPPED_LIMIT, UPLOAD_LIMIT
 from .replay import Replayed, module_names, replay
+from .requested import requested
 from .trace import fit, target_suffixes
 
 if TYPE_CHECKING:
@@ -169,11 +170,11 @@ def make_plan(
             read.extract(opened, tree)
             owners = _owners(tree)
             sizes = _sizes(opened, owners)
-        requested = _requested(options, tree)
         requires = _closures(tree, options.python)
         if observer is not None:
             observer.phase("Measuring", "the imports")
         warnings = list(result.warnings)
+        wanted = requested(options, tree, requires=requires, warnings=warnings)
         replayed, seconds = _measure(options, result, tree, Path(scratch), warnings)
         suffixes = target_suffixes(options.python, options.arch)
         modules = _module_owners(tree, suffixes)
@@ -227,7 +228,7 @@ def make_plan(
         memory_size=memory,
         ephemeral_storage=storage,
         timeout=TIMEOUT,
-        requested=requested,
+        requested=wanted,
         modules={top: next(iter(names)) for top, names in sorted(_tops(modules).items()) if len(names) == 1},
         warnings=tuple(warnings),
     )
@@ -291,23 +292,6 @@ def _deflated(tree: Path, files: Sequence[str]) -> float:
 
 
 # -- what needs what
-
-
-def _requested(options: PackOptions, tree: Path) -> dict[str, str]:
-    """Return what was asked for: normalised name to the requirement as it was given, else pinned as installed."""
-    versions = resolve.list_distributions(tree)
-    files = [file for file in options.requirement_files if file.suffix != ".toml"]
-    if options.requirements or files:
-        names = set(resolve.requested_names(options.requirements, requirement_files=files, tree=tree))
-    else:
-        names = set(resolve.root_distributions(tree, python=options.python))
-    given = {}
-    for line in options.requirements:
-        try:
-            given[canonicalize_name(Requirement(line).name)] = line
-        except InvalidRequirement:
-            continue
-    return {name: given.get(canonicalize_name(name), f"{name}=={versions[name]}") for name in sorted(names)}
 
 
 def _closures(tree: Path, python: str) -> dict[str, frozenset[str]]:
