@@ -591,7 +591,7 @@ class Liar(BaseHTTPRequestHandler):
         if self.command != "HEAD":
             self.wfile.write(self.body)
 
-    do_POST = do_PUT = do_HEAD = do_GET
+    do_POST = do_PUT = do_HEAD = do_GET  # noqa: N815
 
     def log_message(self, *_: Any) -> None:
         """Say nothing."""

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -583,6 +585,25 @@ def test_pruning_while_somebody_pins(bucket: Bucket, packs: Packs, shelf: Path, 
     with pytest.raises(FetchError, match=r"was removed after it was found or sent.*Push again"):
         pin_all(lock, "science", [plan], [done], client=bucket.client)
     assert lock.read_bytes() == before
+
+
+def test_ctrl_c_before_the_lock_is_written(bucket: Bucket, packs: Packs, tmp_path: Path) -> None:
+    """Interrupted while it waits for the lock file, a push says that its packs have arrived."""
+    lock = tmp_path / "lazydeps.lock"
+    words = ("push", str(packs["1"].path), bucket.url("packs/"), "--name", "a", "--lock", str(lock))
+    with lockfile.changing(lock):
+        process = subprocess.Popen(
+            [*COMMAND, *words], env=command_environ(bucket.environ), stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        while "Pushing p.tar.zst to" not in (line := process.stderr.readline()) or ": done in" not in line:
+            assert line
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert f"1 of 1 packs are in the bucket ({bucket.url(key_of(packs['1']))}). The same command does the rest." in said
+    assert not lock.exists()
 
 
 def test_a_lock_that_cannot_be_written(bucket: Bucket, packs: Packs, tmp_path: Path) -> None:

@@ -163,8 +163,8 @@ def build_package(options: PackageOptions, *, dry_run: bool = False) -> Package:
         if unpacked >= UNZIPPED_LIMIT:
             raise LazydepsError(
                 f"the function would have {unpacked:,} bytes unzipped, and Lambda takes less than {UNZIPPED_LIMIT:,} "
-                f"with all layers. Heaviest: {_heaviest(contents)}. Move what is heavy into a pack: `lazydeps plan` says "
-                "what."
+                f"with all layers. Heaviest: {_heaviest(contents)}. Move what is heavy into a pack: `lazydeps plan` "
+                "says what."
             )
         part = Path(scratch, "function.zip")
         size, digest = zip_file.write_zip(part, tree, list(contents), moment=moment)

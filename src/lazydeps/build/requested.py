@@ -54,7 +54,7 @@ def requested(
         bare = _without_password(address)
         if bare != address:
             warnings.append(
-                f"{bare} is fetched with a password or a token. They were left out: let git or a .netrc know."
+                f"{bare} is fetched with a password or a token. It was left out: let git or .netrc know it."
             )
             address = bare
         if name is not None and address:
@@ -111,7 +111,7 @@ def _address(line: str, folders: Iterable[Path]) -> tuple[str | None, str]:
 
 def _recorded(tree: Path) -> dict[str, str]:
     """Return the addresses that distributions were installed from, other than folders, by name (PEP 610)."""
-    found = {}
+    found: dict[str, str] = {}
     for file in tree.glob("*.dist-info/direct_url.json"):
         try:
             facts = json.loads(file.read_text(encoding="utf-8"))

@@ -264,10 +264,10 @@ def _explain_sdk(error: Exception, url: str) -> Exception:
 
 
 def _not_s3(error: Exception, url: str) -> FetchError:
+    what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
     return FetchError(
-        f"what answered for {url} is not S3 ({type(error).__name__}: {' '.join(str(error).split())[:200]}). Look at the "
-        "proxy (HTTPS_PROXY, NO_PROXY), at a login page of the network, and at AWS_ENDPOINT_URL; `lazydeps doctor` "
-        "checks them.",
+        f"what answered for {url} is not S3 ({what}). Look at the proxy (HTTPS_PROXY, NO_PROXY), at a login page of "
+        "the network, and at AWS_ENDPOINT_URL; `lazydeps doctor` checks them.",
         url=url,
     )
 

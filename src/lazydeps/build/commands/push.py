@@ -12,7 +12,7 @@ from lazydeps.build.commands import LOCK, output_options
 from lazydeps.build.console import Console, mega
 
 if TYPE_CHECKING:
-    from lazydeps.build.push import Plan, Pushed
+    from lazydeps.build.push import Plan, Pushed, PushOptions
 
 
 def _tags(ctx: click.Context, param: click.Parameter, values: tuple[str, ...]) -> dict[str, str]:
@@ -80,24 +80,16 @@ def command(console: Console, words: tuple[str, ...], lock: Path, *, dry_run: bo
     if dry_run:
         _say_what_would_be(console, plans, lock, asked.name, permission.region, client)
         return 0
-    done = []
-    for plan in plans:
-        try:
-            with console.step(f"Pushing {plan.path.name} to {destination}", unit="bytes") as advance:
-                done.append(push.send(plan, client=client, options=asked, on_progress=advance))
-        except KeyboardInterrupt as error:
-            kept = getattr(error, "kept", 0)
-            console.fail(
-                "Interrupted",
-                f"{mega(kept)} of {plan.path.name} are kept in the bucket. The same command continues; with --abort it "
-                "drops them."
-                if kept
-                else f"{plan.path.name} may have arrived or not; the same command finds out and does the rest.",
-            )
+    done: list[Pushed] = []
+    before: dict[str, str | None] = {}
+    try:
+        if not _send(console, plans, done, destination=destination, client=client, asked=asked):
             return 130
-        if asked.tags and not done[-1].sent:
-            console.warn(f"{plan.url} was there already and keeps the tags and the encryption that it has.")
-    before = push.pin_all(lock, asked.name, plans, done, client=client) if asked.name is not None else {}
+        if asked.name is not None:
+            before = push.pin_all(lock, asked.name, plans, done, client=client)
+    except KeyboardInterrupt:
+        console.fail("Interrupted", _arrived(done, plans))
+        return 130
     facts: dict[str, Any] = {"packs": [asdict(one) for one in done], "region": permission.region}
     if len(done) == 1:
         facts.update(asdict(done[0]))
@@ -106,6 +98,36 @@ def command(console: Console, words: tuple[str, ...], lock: Path, *, dry_run: bo
     if not console.result(facts):
         _say_what_was_done(console, done, lock, asked.name, before)
     return 0
+
+
+def _send(
+    console: Console, plans: list[Plan], done: list[Pushed], *, destination: str, client: Any, asked: PushOptions
+) -> bool:
+    """Send packs, and add to ``done`` what has arrived. Return False after a Ctrl-C, which has been answered then."""
+    from lazydeps.build import push
+
+    for plan in plans:
+        try:
+            with console.step(f"Pushing {plan.path.name} to {destination}", unit="bytes") as advance:
+                done.append(push.send(plan, client=client, options=asked, on_progress=advance))
+        except KeyboardInterrupt as error:
+            kept = getattr(error, "kept", 0)
+            words = (
+                f"{mega(kept)} of {plan.path.name} are kept in the bucket. The same command continues; with --abort it "
+                "drops them."
+                if kept
+                else f"{plan.path.name} may have arrived or not; the same command finds out and does the rest."
+            )
+            console.fail("Interrupted", f"{words} {_arrived(done, plans)}" if done else words)
+            return False
+        if asked.tags and not done[-1].sent:
+            console.warn(f"{plan.url} was there already and keeps the tags and the encryption that it has.")
+    return True
+
+
+def _arrived(done: list[Pushed], plans: list[Plan]) -> str:
+    there = ", ".join(f"s3://{one.bucket}/{one.key}" for one in done)
+    return f"{len(done)} of {len(plans)} packs are in the bucket ({there}). The same command does the rest."
 
 
 def _split(words: tuple[str, ...]) -> tuple[list[Path], str]:
