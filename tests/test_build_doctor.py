@@ -6,19 +6,22 @@ import copy
 import io
 import json
 import sys
+import threading
 import uuid
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import boto3
 import pytest
-from support_command import lazydeps, lazydeps_json
+from botocore.stub import Stubber
+from support_command import lazydeps, lazydeps_error, lazydeps_json
 from support_packs import ARCH, pack_tree, write_tree
 
 from lazydeps.build import policies
 from lazydeps.build.doctor import Check, DoctorOptions, Examination
-from lazydeps.build.doctor_function import _memory, _storage
+from lazydeps.build.doctor_function import _memory, _simulate, _storage
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -488,9 +491,28 @@ ARN = "arn:aws:s3:::bucket/packs/0f.tar.zst"
             ],
             policies.ALLOWED,
         ),
+        # A wildcard in the middle stays in its part of the ARN; what it may mean beyond, AWS does not promise.
+        ([{"Effect": "Allow", "Action": "s3:*", "Resource": "arn:*:bucket/*"}], policies.UNKNOWN),
+        ([{"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:*:::bucket/packs/*"}], policies.ALLOWED),
+        ([{"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:*"}], policies.ALLOWED),
+        ([{"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::bucket*"}], policies.ALLOWED),
+        ([{"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:::bucket/packs/?f.tar.zst"}], policies.ALLOWED),
+        ([{"Effect": "Allow", "Action": "s3:*", "Resource": "arn:aws:s3:us-east-1::bucket/*"}], policies.NOT_GRANTED),
+        (
+            [
+                {"Effect": "Allow", "Action": "s3:*", "Resource": "*"},
+                {"Effect": "Deny", "Action": "s3:*", "Resource": "arn:*:bucket/*"},
+            ],
+            policies.UNKNOWN,
+        ),
+        # No document that IAM would take: nothing is concluded from it.
+        ([{"Effect": "Allow", "Resource": "*"}], policies.UNKNOWN),
+        ([{"Effect": "Allow", "Action": "s3:*"}], policies.UNKNOWN),
+        ([{"Effect": "Allow", "action": "iam:*", "Resource": "*"}], policies.UNKNOWN),
+        (["Allow"], policies.UNKNOWN),
     ],
 )
-def test_what_policies_say(statements: list[dict[str, Any]], answer: str) -> None:
+def test_what_policies_say(statements: list[Any], answer: str) -> None:
     """IAM's logic: a Deny wins, then an Allow, else nothing is granted; what is not understood is said to be so."""
     assert policies.evaluate({"one": {"Statement": statements}}, "s3:GetObject", ARN).answer == answer
 
@@ -500,3 +522,109 @@ def test_a_statement_that_is_no_list() -> None:
     single = {"Statement": {"Effect": "Allow", "Action": "s3:GetObject", "Resource": ARN}}
     verdict = policies.evaluate({"first": {"Statement": []}, "second": single}, "s3:GetObject", ARN)
     assert verdict == policies.Verdict(policies.ALLOWED, "second allows it")
+
+
+def test_a_document_that_is_none() -> None:
+    """What IAM's answer was not decoded from is not taken for a policy without statements."""
+    allow = {"Statement": {"Effect": "Allow", "Action": "s3:GetObject", "Resource": ARN}}
+    verdict = policies.evaluate({"first": allow, "second": "%7B"}, "s3:GetObject", ARN)
+    assert verdict == policies.Verdict(policies.UNKNOWN, "second cannot be read")
+
+
+@pytest.mark.parametrize(
+    ("result", "answer"),
+    [
+        ({"EvalDecision": "allowed"}, policies.ALLOWED),
+        ({"EvalDecision": "explicitDeny"}, policies.DENIED),
+        ({"EvalDecision": "implicitDeny"}, policies.NOT_GRANTED),
+        ({"EvalDecision": "allowed", "MissingContextValues": ["aws:SourceVpce"]}, policies.UNKNOWN),
+        (
+            {"EvalDecision": "allowed", "OrganizationsDecisionDetail": {"AllowedByOrganizations": False}},
+            policies.NOT_GRANTED,
+        ),
+        (
+            {"EvalDecision": "allowed", "PermissionsBoundaryDecisionDetail": {"AllowedByPermissionsBoundary": False}},
+            policies.NOT_GRANTED,
+        ),
+    ],
+)
+def test_what_iam_simulates(result: dict[str, Any], answer: str) -> None:
+    """IAM's simulation knows no context of a request, and tells what an organisation or a boundary says beside it."""
+    client = boto3.client("iam", region_name="us-east-1", aws_access_key_id="a", aws_secret_access_key="b")
+    with Stubber(client) as stub:
+        full = {"EvalActionName": "s3:GetObject", **result}
+        stub.add_response("simulate_principal_policy", {"EvaluationResults": [full]})
+        verdicts = _simulate(client, "arn:aws:iam::123456789012:role/r-with-20-letters", [("s3:GetObject", ARN)])
+    assert verdicts is not None
+    assert verdicts["s3:GetObject", ARN].answer == answer
+
+
+@pytest.mark.parametrize("may", [True, False])
+def test_a_pack_that_kms_encrypts(account: Account, may: bool) -> None:
+    """To read it the role needs the key too; s3:GetObject alone is not called enough."""
+    key = "arn:aws:kms:us-east-1:123456789012:key/11111111-2222-3333-4444-555555555555"
+    name = account.ref.partition("#")[0].removeprefix(f"s3://{account.name}/")
+    client = account.client("s3")
+    place = {"Bucket": account.name, "Key": name}
+    content = client.get_object(**place)["Body"].read()
+    client.put_object(**place, Body=content, ServerSideEncryption="aws:kms", SSEKMSKeyId=key)
+    try:
+        more = [{"Effect": "Allow", "Action": "kms:Decrypt", "Resource": key}] if may else []
+        function = account.function(account.role(account.allow(), *more))
+        said = doctor(account, "--function", function)["role"]
+    finally:
+        client.put_object(**place, Body=content)
+    assert [one["state"] for one in said] == ["ok", "ok" if may else "warning"]
+    assert f"kms:Decrypt on {key}" in said[1]["words"]
+
+
+class Liar(BaseHTTPRequestHandler):
+    """Answers every call with what no AWS service says."""
+
+    body = b""
+
+    def do_GET(self) -> None:
+        self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(self.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(self.body)
+
+    do_POST = do_PUT = do_HEAD = do_GET  # noqa: N815
+
+    def log_message(self, *_: Any) -> None:
+        """Say nothing."""
+
+
+@pytest.mark.parametrize("body", [b"", b"{}", b"<html><br></html>", b'<?xml version="1.0"?><Foo/>'])
+def test_nothing_that_answers_ends_in_a_traceback(tmp_path: Path, body: bytes) -> None:
+    """A login page or an empty answer in AWS's place is a failed check, and for a push an error of one paragraph."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), type("It", (Liar,), {"body": body}))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    keys = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_MAX_ATTEMPTS": "1", "AWS_REGION": "us-east-1"}
+    environ = {**keys, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{server.server_port}"}
+    write_tree(tmp_path / "tree", {"a.py": ""})
+    pack = pack_tree(tmp_path / "p.tar.zst", tmp_path / "tree", boot=["a.py"])
+    try:
+        facts = lazydeps_json("doctor", tmp_path, "--to", "s3://bucket/p/", "--function", "f", code=1, environ=environ)
+        error = lazydeps_error("push", pack.path, "s3://bucket/p/", environ=environ)
+    finally:
+        server.shutdown()
+        server.server_close()
+    assert [check["name"] for check in facts["checks"] if check["state"] == "failure"] == ["credentials"]
+    assert "s3://bucket/p/" in error["message"]
+    # What comes after the credentials is guarded one by one.
+    found = Examination(DoctorOptions())
+    found.guard("role", lambda _: {}["Role"])
+    assert (found.checks[0].state, "KeyError: 'Role'" in found.checks[0].words) == ("failure", True)
+
+
+def test_settings_that_the_sdk_does_not_take(tmp_path: Path) -> None:
+    """An endpoint without https:// is named, by push and by doctor."""
+    write_tree(tmp_path / "tree", {"a.py": ""})
+    pack = pack_tree(tmp_path / "p.tar.zst", tmp_path / "tree", boot=["a.py"])
+    environ = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_ENDPOINT_URL": "localhost:1"}
+    error = lazydeps_error("push", pack.path, "s3://bucket/p/", environ=environ)
+    assert "Invalid endpoint: localhost:1. Correct AWS_ENDPOINT_URL" in error["message"]
+    assert "Invalid endpoint" in lazydeps("doctor", tmp_path, "--to", "s3://b/", code=1, environ=environ).stdout

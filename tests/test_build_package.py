@@ -221,6 +221,61 @@ def test_a_link_that_leads_out(project: Path, tmp_path: Path) -> None:
     assert "shop/inside.py is a link that leads out" in lazydeps_error("package", project, "-n")["message"]
 
 
+def test_links_to_folders(project: Path, tmp_path: Path) -> None:
+    """A linked folder of the project is code like any other; one that leads out is refused where the code needs it."""
+    (project / "lib/common").mkdir(parents=True)
+    (project / "lib/common/__init__.py").write_text("")
+    (project / "common").symlink_to("lib/common")
+    (project / "lib/common/again").symlink_to("../../shop")
+    (project / "shop/back").symlink_to("../lib/common")  # without an end
+    (project / "result").symlink_to(tmp_path)  # as some build tools leave
+    names = code_of(lazydeps_json("package", project, "-n", "--no-runtime"))
+    assert {"common/__init__.py", "shop/back/__init__.py", "common/again/prices.py"} < set(names)
+    assert not any(name.startswith(("result", "lib")) for name in names)
+    (project / "shop/outside").symlink_to(tmp_path)
+    assert "/outside is a link that leads out" in lazydeps_error("package", project, "-n")["message"]
+    (project / "shop/outside").unlink()
+    (project / "app.py").write_text("import result\n" + APP)
+    assert "result is a link that leads out" in lazydeps_error("package", project, "-n")["message"]
+
+
+def test_folders_that_are_packages(project: Path) -> None:
+    """What the code imports goes in: a folder without __init__.py, and a package whose name tools use elsewhere."""
+    for name, content in {
+        "common/text.py": "import deeper.more\n",
+        "deeper/more.py": "",
+        "scripts/once.py": "",
+        "shop/build/__init__.py": "",
+        "build/app.py": "",
+    }.items():
+        (project / name).parent.mkdir(exist_ok=True)
+        (project / name).write_text(content)
+    (project / "app.py").write_text(APP + "    from common import text\n")
+    names = set(code_of(lazydeps_json("package", project, "-n", "--no-runtime")))
+    assert {"common/text.py", "deeper/more.py", "shop/build/__init__.py"} < names
+    assert not any(name.startswith(("scripts/", "build/")) for name in names)
+
+
+def test_more_that_often_holds_secrets(project: Path) -> None:
+    """Keys and credentials of other tools, in whatever case, are left out and named; modules of such names are code."""
+    secret = ("Server.KEY", "production.env", "secrets.json", "id_ecdsa", ".npmrc", "main.tfvars", "x.tfstate.backup")
+    for name in (*secret, "secrets.py", "config.json"):
+        (project / "shop" / name).write_text("")
+    facts = lazydeps_json("package", project, "-n", "--no-runtime")
+    names = code_of(facts)
+    assert not {f"shop/{name}" for name in secret} & set(names)
+    assert {"shop/secrets.py", "shop/config.json"} < set(names)
+    assert all(any(f"shop/{name} was left out" in line for line in facts["warnings"]) for name in secret)
+
+
+def test_the_zip_file_of_the_last_time(project: Path) -> None:
+    """An include that finds the zip file itself does not put it into the next one."""
+    words = ("package", project, "--no-runtime", "--include", "**", "-o", project / "function.zip")
+    first = lazydeps_json(*words)
+    assert lazydeps_json(*words)["digest"] == first["digest"]
+    assert "function.zip" not in first["contents"]
+
+
 def test_what_the_project_says(project: Path, published: dict[str, Any]) -> None:
     """[tool.lazydeps.package] gives includes, requirements and the handler; the command line wins over it."""
     (project / "main.py").write_text("def run(event, context): ...\n")
@@ -306,11 +361,17 @@ def test_more_than_lambda_unzips(project: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(package, "UNZIPPED_LIMIT", 1000)
     options = package.PackageOptions(out=project / "f.zip", folder=project, runtime=False)
     with pytest.raises(
-        LazydepsError, match=r"Lambda takes 1,000 with all layers\. Heaviest: .*`lazydeps plan` says what"
+        LazydepsError, match=r"Lambda takes less than 1,000 with all layers\. Heaviest: .*`lazydeps plan` says what"
     ):
         package.build_package(options)
     monkeypatch.undo()
     assert package.UNZIPPED_LIMIT == 262_144_000
+    # Lambda says "must be smaller than": as many bytes as the limit are too many.
+    has = package.build_package(options, dry_run=True).unpacked_size
+    monkeypatch.setattr(package, "UNZIPPED_LIMIT", has)
+    with pytest.raises(LazydepsError, match="less than"):
+        package.build_package(options)
+    monkeypatch.setattr(package, "UNZIPPED_LIMIT", has + 1)
     assert package.build_package(options).files == 7
     assert sorted(path.name for path in project.iterdir() if "zip" in path.name) == ["f.zip"]
 
@@ -327,6 +388,8 @@ def test_more_than_lambda_unzips(project: Path, monkeypatch: pytest.MonkeyPatch)
         ("def handler(a, b, c): ...\n", "called with two arguments"),
         ("def handler(a, b, *, c): ...\n", "called with two arguments"),
         ("def handler(:\n", "app.py:1 is no Python"),
+        ("async def handler(event, context): ...\nhandler.attribute = 1\n", "is asynchronous"),
+        ("if True:\n    other = handler\n", "app.py defines no handler"),
     ],
 )
 def test_handlers_that_lambda_could_not_call(project: Path, source: str, expected: str) -> None:
@@ -347,6 +410,11 @@ def test_handlers_that_lambda_could_not_call(project: Path, source: str, expecte
         "from shop import handler\n",
         "handler = make()\n",
         "class handler: ...\n",
+        "from shop import *\n",
+        "@runs\nasync def handler(event, context): ...\n",
+        "print(handler := make())\n",
+        "for handler in make(): ...\n",
+        "def __getattr__(name): ...\n",
     ],
 )
 def test_handlers_that_lambda_can_call(project: Path, source: str) -> None:
@@ -367,6 +435,10 @@ def test_a_project_without_a_usual_handler(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"wants MODULE\.FUNCTION"):
         Handler.parse("handler")
     assert Handler.parse("pkg/app.handler") == Handler("pkg.app", "handler")
+    # Lambda imports by name, and takes what no import statement could.
+    assert Handler.parse("my-function/app.handler") == Handler("my-function.app", "handler")
+    with pytest.raises(ConfigError, match=r"wants MODULE\.FUNCTION"):
+        Handler.parse("../app.handler")
 
 
 def test_for_people(project: Path, published: dict[str, Any]) -> None:

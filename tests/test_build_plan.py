@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import re
 import sys
 import tomllib
@@ -17,6 +18,7 @@ from lazydeps.build import model, plan, proposal
 from lazydeps.build.options import PackOptions
 from lazydeps.build.project import read_project
 from lazydeps.build.replay import module_names
+from lazydeps.build.requested import requested
 
 MINOR = f"{sys.version_info[0]}.{sys.version_info[1]}"
 OTHER = "arm64" if ARCH == "x86_64" else "x86_64"
@@ -231,6 +233,64 @@ def test_what_the_project_configures(tmp_path: Path) -> None:
 def test_nothing_to_plan(tmp_path: Path) -> None:
     """An empty folder says how to name what the function imports."""
     assert "has neither pyproject.toml nor requirements.txt" in lazydeps("plan", tmp_path, code=2).stderr
+
+
+def test_nothing_gets_lost(tmp_path: Path) -> None:
+    """What an extra brings and what lies in a folder is in the configuration, and the folder's address with it."""
+    own = tmp_path / "own-lib"
+    (own / "own_lib").mkdir(parents=True)
+    (own / "own_lib/__init__.py").write_text("")
+    (own / "pyproject.toml").write_text(
+        '[build-system]\nrequires = ["setuptools"]\nbuild-backend = "setuptools.build_meta"\n'
+        '[project]\nname = "own-lib"\nversion = "1"\ndependencies = ["idna"]\n[tool.setuptools]\n'
+        'packages = ["own_lib"]\n'
+    )
+    (tmp_path / "more").write_text("idna\n")
+    (tmp_path / "requirements.txt").write_text("./own-lib\n--find-links ./more\nrequests[socks]\n")
+    facts = lazydeps_json("plan", ".", "--level", "1", cwd=tmp_path)
+    document = tomllib.loads(facts["configuration"])["tool"]["lazydeps"]
+    asked = document["package"]["requirements"]
+    assert f"own-lib @ {own.as_uri()}" in asked
+    assert any(line.startswith("pysocks==") for line in asked)
+    assert not any(line.startswith(("idna", "urllib3")) for line in asked)
+    assert any("looks for packages elsewhere (--find-links)" in line for line in facts["warnings"])
+    # And it makes a function that has all of it, unchanged.
+    (tmp_path / "lazydeps.toml").write_text(
+        facts["configuration"].replace("[tool.lazydeps]\n", "").replace("tool.lazydeps.", "")
+    )
+    (tmp_path / "app.py").write_text("def handler(event, context): ...\n")
+    done = lazydeps_json("package", tmp_path, "-n", "--no-runtime", "--handler", "app.handler")
+    assert {part["name"] for part in facts["parts"]} == done["distributions"].keys()
+
+
+def test_addresses_in_the_configuration(tmp_path: Path) -> None:
+    """A repository stays one, at the commit that was installed, and passwords in addresses are left out."""
+    for name, facts in {
+        "one": {"url": "https://u:secret@git.example/one", "vcs_info": {"vcs": "git", "commit_id": "0f"}},
+        "two": {"url": "https://example.com/two-2-py3-none-any.whl", "archive_info": {}},
+        "three": {},
+    }.items():
+        info = tmp_path / f"tree/{name}-1.dist-info"
+        info.mkdir(parents=True)
+        (info / "METADATA").write_text(f"Name: {name}\nVersion: 1\n")
+        if facts:
+            (info / "direct_url.json").write_text(json.dumps(facts))
+    (tmp_path / "r.txt").write_text("git+https://u:secret@git.example/one\nthree\n")
+    warnings: list[str] = []
+    options = PackOptions(out=tmp_path / "p", requirement_files=(tmp_path / "r.txt",), python=MINOR)
+    found = requested(options, tmp_path / "tree", requires={}, warnings=warnings)
+    assert found == {
+        "one": "one @ git+https://git.example/one@0f",
+        "two": "two @ https://example.com/two-2-py3-none-any.whl",
+        "three": "three==1",
+    }
+    assert any("is fetched with a password or a token. They were left out" in line for line in warnings)
+    assert "secret" not in str(warnings)
+
+
+def test_terraform_takes_the_values() -> None:
+    """What would begin a template in HCL is escaped."""
+    assert proposal.terraform_text({"a": "s3://b/${x}/%{y}"}) == 'a = "s3://b/$${x}/%%{y}"'
 
 
 def test_writing_the_configuration(tmp_path: Path) -> None:

@@ -6,8 +6,10 @@ import io
 import json
 import os
 import random
+import signal
 import subprocess
 import sys
+import time
 import zipfile
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -15,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 from botocore.exceptions import ClientError
-from support_command import lazydeps, lazydeps_error, lazydeps_json
+from support_command import COMMAND, command_environ, lazydeps, lazydeps_error, lazydeps_json
 from support_packs import ARCH, pack_tree, write_tree
 
 from lazydeps.build import lockfile, published, s3
@@ -545,6 +547,72 @@ def test_the_prune_command(bucket: Bucket, packs: Packs, shelf: Path, tmp_path: 
     assert NOT_OURS | {f"packs/deeper/{digits(packs['1'])}.tar.zst", key_of(packs["other"])} < left
     assert len(left) == 5
     assert done.splitlines()[-1].endswith(" MB freed")
+
+
+def test_a_pack_that_is_pinned_as_a_file_stays(bucket: Bucket, packs: Packs, shelf: Path, tmp_path: Path) -> None:
+    """`lazydeps lock` pins a pack's bytes, and not its root: what its lock names is not removed either."""
+    lock = tmp_path / "files.lock"
+    for number in ("1", "2"):
+        lazydeps("lock", bucket.url(key_of(packs[number])), "--name", "file", "--lock", lock, environ=bucket.environ)
+    lazydeps("prune", bucket.url("packs/"), "--keep", "1", "--lock", lock, "--yes", environ=bucket.environ)
+    assert {key_of(packs["1"]), key_of(packs["2"])} < keys_in(bucket)
+
+
+def test_pruning_while_somebody_pins(bucket: Bucket, packs: Packs, shelf: Path, tmp_path: Path) -> None:
+    """While packs are removed nobody can pin one; and a push that found its pack there pins none that has gone."""
+    lock = tmp_path / "app/lazydeps.lock"
+    lock.parent.mkdir()
+    lockfile.write(lock, lockfile.Lock())
+    words = ("prune", bucket.url("packs/"), "--keep", "1", "--lock", str(lock), "--yes")
+    with lockfile.changing(lock):  # somebody's push is about to write
+        process = subprocess.Popen(
+            [*COMMAND, *words], env=command_environ(bucket.environ), stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("goes")
+        with pytest.raises(subprocess.TimeoutExpired):
+            process.wait(1)
+        lockfile.write(lock, lockfile.read(shelf))
+    process.communicate(timeout=60)
+    assert process.returncode == 0
+    assert {f"packs/{root}.tar.zst" for root in pinned(lock)} < keys_in(bucket)
+
+    options = PushOptions(name="science")
+    plan = plan_push(packs["1"].path, bucket.url("packs/"), options=options)
+    done = send(plan, client=bucket.client, options=options)
+    before = lock.read_bytes()
+    bucket.client.delete_object(Bucket=bucket.name, Key=plan.key)
+    with pytest.raises(FetchError, match=r"was removed after it was found or sent.*Push again"):
+        pin_all(lock, "science", [plan], [done], client=bucket.client)
+    assert lock.read_bytes() == before
+
+
+def test_ctrl_c_before_the_lock_is_written(bucket: Bucket, packs: Packs, tmp_path: Path) -> None:
+    """Interrupted while it waits for the lock file, a push says that its packs have arrived."""
+    lock = tmp_path / "lazydeps.lock"
+    words = ("push", str(packs["1"].path), bucket.url("packs/"), "--name", "a", "--lock", str(lock))
+    with lockfile.changing(lock):
+        process = subprocess.Popen(
+            [*COMMAND, *words], env=command_environ(bucket.environ), stderr=subprocess.PIPE, text=True
+        )
+        assert process.stderr is not None
+        while "Pushing p.tar.zst to" not in (line := process.stderr.readline()) or ": done in" not in line:
+            assert line
+        time.sleep(0.3)
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert f"1 of 1 packs are in the bucket ({bucket.url(key_of(packs['1']))}). The same command does the rest." in said
+    assert not lock.exists()
+
+
+def test_a_lock_that_cannot_be_written(bucket: Bucket, packs: Packs, tmp_path: Path) -> None:
+    """It is found out before the upload, and the message says what to do."""
+    words = ("push", packs["1"].path, bucket.url("packs/"), "--name", "a", "--lock", tmp_path / "no/lazydeps.lock")
+    error = lazydeps_error(*words, environ=bucket.environ)
+    assert "no/lazydeps.lock cannot be written: No such file" in error["message"]
+    assert "Make that folder" in error["message"]
+    assert keys_in(bucket) == set()
 
 
 def test_unfinished_uploads(bucket: Bucket, packs: Packs) -> None:

@@ -26,7 +26,7 @@ from support_command import COMMAND, command_environ, lazydeps, lazydeps_error, 
 from support_packs import ARCH, pack_tree, write_tree
 
 from lazydeps.build.push import PART, PushOptions, push
-from lazydeps.build.upload import Content, is_same_part
+from lazydeps.build.upload import Content, UploadInterruptedError, is_same_part
 from lazydeps.errors import ConfigError, FetchError, IntegrityError
 
 if TYPE_CHECKING:
@@ -380,6 +380,21 @@ def test_ctrl_c_keeps_what_has_arrived(bucket: Bucket, gate: Gate, large: Writte
     assert (done.sent, done.bytes_sent, done.bytes_resumed, parts_sent) == (True, PART, kept, [2])
     assert content_of(bucket, key_of(large)) == large.path.read_bytes()
     assert parts_in(bucket) == []
+
+
+def test_ctrl_c_while_the_parts_are_put_together(bucket: Bucket, large: Written, parts_sent: list[int]) -> None:
+    """All parts are kept, and it is said: the next push sends none of them."""
+    client = bucket.server.client()
+
+    def interrupt(**_: Any) -> None:
+        raise KeyboardInterrupt
+
+    client.meta.events.register("before-call.s3.CompleteMultipartUpload", interrupt)
+    with pytest.raises(UploadInterruptedError) as error:
+        push(large.path, bucket.url("packs/"), client=client)
+    assert error.value.kept == large.size
+    done = push(large.path, bucket.url("packs/"), client=bucket.client)
+    assert (done.sent, done.bytes_sent, parts_sent) == (True, 0, [])
 
 
 def test_a_push_that_was_killed_goes_on(bucket: Bucket, gate: Gate, large: Written) -> None:

@@ -217,8 +217,9 @@ def test_a_name_that_is_not_there(run_python: RunPython, refs: dict[str, str], t
         ('{"lazydeps_lock": 1, "packs": {"s3://b/k.zip": {}}}', "is damaged: 's3://b/k.zip' is no name of a pack"),
         ('{"lazydeps_lock": 1, "packs": {"": {}}}', "is damaged: '' is no name of a pack"),
         (" " * ((4 << 20) + 1), "has 4,194,305 bytes and 4,194,304 are the most"),
+        ('<<<<<<< HEAD\n{"lazydeps_lock": 1}\n=======\n', "git's conflict markers in it"),
     ],
-    ids=range(17),
+    ids=range(18),
 )
 def test_damage(run_python: RunPython, tmp_path: Path, content: str | bytes, words: str) -> None:
     """What is no lock is a ConfigError that names the file, what was found and the command that writes it."""
@@ -228,7 +229,7 @@ def test_damage(run_python: RunPython, tmp_path: Path, content: str | bytes, wor
     said = failure(run_python, program)
     assert str(path) in said
     assert words in said
-    assert "lazydeps push" in said
+    assert "lazydeps push" in said or "git checkout --theirs" in said
 
 
 def test_what_is_no_file(run_python: RunPython, tmp_path: Path) -> None:

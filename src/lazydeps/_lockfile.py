@@ -92,7 +92,13 @@ def targets() -> tuple[str, ...]:
 
 
 def read(path: str) -> Packs:
-    """Read a lock file.
+    """Read the packs of a lock file: `document`, and no more of it."""
+    packs: Packs = document(path)["packs"]
+    return packs
+
+
+def document(path: str) -> dict[str, Any]:
+    """Read a lock file, with what it has beside the packs.
 
     Raises:
         ConfigError: it is not there, cannot be read, or is no lock that this version understands.
@@ -125,16 +131,24 @@ def read(path: str) -> Packs:
     import json
 
     try:
-        document = json.loads(content)
+        found = json.loads(content)
     except (ValueError, RecursionError) as error:
-        raise ConfigError(f"{path} is no lock file: it is not JSON ({error}). {MAKE}.") from error
-    version = document.get("lazydeps_lock") if isinstance(document, dict) else None
+        if b"<<<<<<<" in content:
+            raise ConfigError(
+                f"{path} has git's conflict markers in it, of a merge or rebase left half done. Take one side, `git "
+                f"checkout --theirs {path}` or --ours, and push again what the other side had pinned."
+            ) from error
+        raise ConfigError(
+            f"{path} is no lock file: it is not JSON ({error}). Take it from version control, or remove it: {MAKE} "
+            "anew."
+        ) from error
+    version = found.get("lazydeps_lock") if isinstance(found, dict) else None
     if type(version) is int and version > VERSION:
         raise ConfigError(
             f"{path} has format {version} and this lazydeps reads format {VERSION}. Update the lazydeps that the "
             "function has, or write the file with that version's `lazydeps push --name NAME`."
         )
-    packs = document.get("packs") if isinstance(document, dict) else None
+    packs = found.get("packs") if isinstance(found, dict) else None
     if type(version) is not int or version != VERSION or not isinstance(packs, dict):
         raise ConfigError(f"{path} is no lock file: it has no lazydeps_lock: {VERSION} with packs. {MAKE}.")
     for name, entries in packs.items():
@@ -144,7 +158,7 @@ def read(path: str) -> Packs:
             )
         if not isinstance(entries, dict) or not all(isinstance(entry, dict) for entry in entries.values()):
             raise ConfigError(f"{path} is damaged: {name!r} does not map targets to packs. {MAKE}.")
-    return packs
+    return found  # type: ignore[no-any-return]
 
 
 def _find(environ: Mapping[str, str]) -> tuple[str | None, str]:

@@ -95,6 +95,26 @@ class Examination:
         """Return a client whose waits are bounded."""
         return self.session.client(service, config=_CLIENT)
 
+    def guard(self, name: str, check: Callable[..., None], *arguments: Any) -> None:
+        """Run a check; take as an answer whatever it raises, for AWS, or what answers in its place, may say anything.
+
+        Args:
+            name: the check's, if it ends so.
+            check: a function that takes this examination.
+            arguments: what else it takes.
+        """
+        try:
+            check(self, *arguments)
+        except (*AWS_ERRORS, LazydepsError) as error:
+            self.add(name, "failure", f"{one_line(error)}.", _advice(error))
+        except Exception as error:
+            self.add(
+                name,
+                "failure",
+                f"this could not be looked at: {type(error).__name__}: {one_line(error)[:300]}.",
+                "Look at AWS_ENDPOINT_URL, AWS_MAX_ATTEMPTS, the proxy, and what `aws configure list` shows.",
+            )
+
     def refused(self, name: str, error: Exception, permission: str, *, needed: bool) -> None:
         """Take an AWS call that failed.
 
@@ -122,25 +142,25 @@ def examine(options: DoctorOptions, *, on_check: Callable[[Check], None] | None 
         on_check: called with each answer when it is there.
     """
     found = Examination(options, on_check=on_check)
-    _tools(found)
-    _disk(found)
+    found.guard("tools", _tools)
+    found.guard("disk", _disk)
     lock = _lock(found)
     remote = options.destination is not None or options.function is not None or bool(lock and lock.packs)
     if not remote:
         found.add("aws", "skipped", "no destination, no function and no lock file names anything in AWS.")
         return tuple(found.checks)
-    _credentials(found)
+    found.guard("credentials", _credentials)
     if options.destination is not None:
-        _destination(found, options.destination)
+        found.guard("bucket", _destination, options.destination)
     if lock is not None:
-        _locked_objects(found, lock)
+        found.guard("packs of the lock", _locked_objects, lock)
     if options.function is not None:
         if found.session is None:
             found.add("function", "skipped", "there are no credentials to ask Lambda with.")
         else:
             from .doctor_function import examine_function
 
-            examine_function(found, options.function, lock)
+            found.guard("function", examine_function, options.function, lock)
     return tuple(found.checks)
 
 
@@ -206,7 +226,8 @@ def _lock(found: Examination) -> lockfile.Lock | None:
         found.add("lock", "failure", str(error), "Take the file from version control, or push again.")
         return None
     entries = [f"{name} ({', '.join(sorted(targets))})" for name, targets in sorted(lock.packs.items())]
-    unpinned = sorted(ref for ref in lock.refs() if Ref.parse(ref).root is None and Ref.parse(ref).sha256 is None)
+    refs = map(Ref.parse, lock.refs())
+    unpinned = sorted(ref.shown for ref in refs if ref.root is None and ref.sha256 is None)
     if unpinned:
         found.add("lock", "failure", f"{path} has references without a pin: {', '.join(unpinned)}.", "Push them again.")
     else:
@@ -390,7 +411,7 @@ def with_object(found: Examination, name: str, text: str, *, size: int | None = 
         found.add(name, "failure", str(error), "Push it again, or correct the reference or the permission.")
         return None
     except AWS_ERRORS as error:
-        found.add(name, "failure", f"{text}: {one_line(error)}.", _advice(error))
+        found.add(name, "failure", f"{Ref.parse(text).shown}: {one_line(error)}.", _advice(error))
         return None
     if size is not None and actual is not None and actual != size:
         found.add(

@@ -71,15 +71,15 @@ def examine_function(found: Examination, name: str, lock: lockfile.Lock | None) 
             found.ok("function", f"{name} is there, its state {state}.")
     python, arch = _target(found, facts)
     packs = _packs(found, facts, lock, python, arch)
-    _match(found, packs, python, arch)
-    _storage(found, facts, packs)
-    _memory(found, facts, packs)
-    _timeout(found, facts)
-    _handler(found, facts)
-    _layers(found, facts, python)
-    _network(found, facts)
+    found.guard("target", _match, packs, python, arch)
+    found.guard("storage", _storage, facts, packs)
+    found.guard("memory", _memory, facts, packs)
+    found.guard("timeout", _timeout, facts)
+    found.guard("handler", _handler, facts)
+    found.guard("layer", _layers, facts, python)
+    found.guard("network", _network, facts)
     refs = [Ref.parse(text) for text in packs]
-    _role(found, facts, [ref for ref in refs if ref.url.startswith("s3://")])
+    found.guard("role", _role, facts, [ref for ref in refs if ref.url.startswith("s3://")])
 
 
 def _target(found: Examination, facts: Mapping[str, Any]) -> tuple[str, str]:
@@ -329,12 +329,11 @@ def _role(found: Examination, facts: Mapping[str, Any], refs: list[Ref]) -> None
         return
     role = facts["Role"]
     partition = role.split(":")[1]  # aws, aws-cn or aws-us-gov
-    arns = [f"arn:{partition}:s3:::{ref.url.removeprefix('s3://')}" for ref in refs]
+    wanted = [("s3:GetObject", f"arn:{partition}:s3:::{ref.url.removeprefix('s3://')}") for ref in refs]
+    wanted += [("kms:Decrypt", key) for key in _keys(found, refs)]
     client = found.client("iam")
-    simulated = _simulate(client, role, arns)
-    documents: dict[str, Any] | None = None
-    boundary: dict[str, Any] = {}
-    if simulated is None:
+    verdicts = _simulate(client, role, wanted)
+    if verdicts is None:
         try:
             documents, boundary = _policies(client, role.rpartition("/")[2])
         except AWS_ERRORS as error:
@@ -346,50 +345,85 @@ def _role(found: Examination, facts: Mapping[str, Any], refs: list[Ref]) -> None
             else:
                 found.refused("role", error, f"{what} on {role}", needed=False)
             return
-    for arn in arns:
-        if simulated is not None:
-            verdict = simulated[arn]
-        else:
-            assert documents is not None
-            verdict = policies.evaluate(documents, "s3:GetObject", arn)
+        verdicts = {}
+        for action, arn in wanted:
+            verdict = policies.evaluate(documents, action, arn)
             if boundary and verdict.answer == policies.ALLOWED:
-                limit = policies.evaluate(boundary, "s3:GetObject", arn)
+                limit = policies.evaluate(boundary, action, arn)
                 verdict = verdict if limit.answer == policies.ALLOWED else limit
-        words = f"s3:GetObject on {arn} is {verdict.answer} for {role} ({verdict.why})"
+            verdicts[action, arn] = verdict
+    for (action, arn), verdict in verdicts.items():
+        words = f"{action} on {arn} is {verdict.answer} for {role} ({verdict.why})"
         if verdict.answer == policies.ALLOWED:
-            found.ok("role", f"{words}. The bucket's own policy and the organisation's are not looked at.")
+            whose = "bucket" if action == "s3:GetObject" else "key"
+            found.ok("role", f"{words}. The {whose}'s own policy and the organisation's are not looked at.")
         elif verdict.answer == policies.UNKNOWN:
             found.add(
                 "role",
                 "warning",
-                f"whether {role} may s3:GetObject {arn} cannot be told: {verdict.why}.",
+                f"whether {role} may {action} {arn} cannot be told: {verdict.why}.",
                 "Look at that statement, or allow iam:SimulatePrincipalPolicy and run this again.",
+            )
+        elif verdict.answer == policies.NOT_GRANTED and action == "kms:Decrypt":
+            found.add(
+                "role",
+                "warning",
+                f"a pack is encrypted with {arn}, and {words}: unless the key's own policy allows it, as that of the "
+                "account's aws/s3 key does, S3 will refuse the pack.",
+                f"Allow kms:Decrypt on {arn}.",
             )
         else:
             found.add(
                 "role",
                 "failure",
                 f"{words}.",
-                "Take that statement away." if verdict.answer == policies.DENIED else f"Allow s3:GetObject on {arn}.",
+                "Take that statement away." if verdict.answer == policies.DENIED else f"Allow {action} on {arn}.",
             )
 
 
-def _simulate(client: Any, role: str, arns: list[str]) -> dict[str, policies.Verdict] | None:
-    """Ask IAM itself; None where the caller may not, or the server cannot."""
-    answers = {"allowed": policies.ALLOWED, "explicitDeny": policies.DENIED, "implicitDeny": policies.NOT_GRANTED}
+def _keys(found: Examination, refs: list[Ref]) -> list[str]:
+    """Return the ARNs of the KMS keys that objects are encrypted with: who reads one has to be allowed its key."""
+    keys = []
+    for ref in refs:
+        bucket, _, key = ref.url.removeprefix("s3://").partition("/")
+        try:
+            facts = found.client("s3").head_object(Bucket=bucket, Key=key)
+        except AWS_ERRORS:
+            continue  # the check of the pack has said so
+        name = str(facts.get("SSEKMSKeyId") or "")
+        if name and name not in keys:
+            keys.append(name)
+    return keys
+
+
+def _simulate(client: Any, role: str, wanted: list[tuple[str, str]]) -> dict[tuple[str, str], policies.Verdict] | None:
+    """Ask IAM itself about actions on ARNs; None where the caller may not, or the server cannot."""
     try:
-        results = [
-            client.simulate_principal_policy(PolicySourceArn=role, ActionNames=["s3:GetObject"], ResourceArns=[arn])[
-                "EvaluationResults"
-            ][0]
-            for arn in arns
-        ]
         return {
-            arn: policies.Verdict(answers[result["EvalDecision"]], "IAM's own simulation says so")
-            for arn, result in zip(arns, results, strict=True)
+            (action, arn): _simulated(
+                client.simulate_principal_policy(PolicySourceArn=role, ActionNames=[action], ResourceArns=[arn])[
+                    "EvaluationResults"
+                ][0]
+            )
+            for action, arn in wanted
         }
     except (*AWS_ERRORS, KeyError, IndexError):
         return None
+
+
+def _simulated(result: Mapping[str, Any]) -> policies.Verdict:
+    answers = {"allowed": policies.ALLOWED, "explicitDeny": policies.DENIED, "implicitDeny": policies.NOT_GRANTED}
+    answer, missing = answers[result["EvalDecision"]], result.get("MissingContextValues")
+    if missing:
+        # IAM has decided as if the request had none of them.
+        return policies.Verdict(policies.UNKNOWN, f"it depends on {', '.join(missing)}, which only a request has")
+    for whose, detail, name in (
+        ("the organisation", "OrganizationsDecisionDetail", "AllowedByOrganizations"),
+        ("the permissions boundary", "PermissionsBoundaryDecisionDetail", "AllowedByPermissionsBoundary"),
+    ):
+        if answer == policies.ALLOWED and (result.get(detail) or {}).get(name) is False:
+            return policies.Verdict(policies.NOT_GRANTED, f"{whose} does not allow it")
+    return policies.Verdict(answer, "IAM's own simulation says so")
 
 
 def _policies(client: Any, role: str) -> tuple[dict[str, Any], dict[str, Any]]:

@@ -18,21 +18,24 @@ from lazydeps.errors import ConfigError
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-SKIPPED_FOLDERS = frozenset(
-    {
-        *("test", "tests", "testing", "docs", "doc", "build", "dist", "node_modules", "site-packages", "__pycache__"),
-        *("venv", "env", "cdk.out", "infrastructure", "terraform"),
-    }
-)
+SKIPPED_FOLDERS = frozenset({"test", "tests", "node_modules", "site-packages", "__pycache__", "cdk.out"})
 """Folders that hold no code of a function. Those that begin with a dot, and virtual environments, count too."""
+SKIPPED_UNLESS_PACKAGES = frozenset(
+    {"testing", "docs", "doc", "build", "dist", "venv", "env", "infrastructure", "terraform"}
+)
+"""Likewise, unless they lie in a package and are packages themselves: there the name says nothing."""
 SKIPPED_FILES = ("*.pyc", "*.pyo", "*.egg-info", "test_*.py", "*_test.py", "*.swp", "*~", "lazydeps.lock")
 NOT_FUNCTIONS = frozenset({"setup.py", "conftest.py", "noxfile.py", "tasks.py", "fabfile.py"})
 """Modules that stand beside a function's code for the tools of its developers."""
 SECRETS = (
-    *(".env", ".env.*", "*.pem", "*.key", "*.p12", "*.pfx", "credentials", "credentials.*", "id_rsa", "id_ed25519"),
-    *(".netrc", ".pypirc", "*.tfstate"),
+    *(".env", ".env.*", "*.env", "*.pem", "*.key", "*.p12", "*.pfx", "*.jks", "*.keystore", "*.ppk", "*.kdbx"),
+    *("credentials", "credentials.*", "secrets", "secrets.*", "client_secret*.json", "service[-_]account*.json"),
+    *("id_rsa", "id_dsa", "id_ecdsa", "id_ed25519", ".netrc", ".pypirc", ".npmrc", ".git-credentials", ".htpasswd"),
+    *(".pgpass", ".my.cnf", "*.tfstate", "*.tfstate.*", "*.tfvars", "*.tfvars.json"),
 )
-"""Names of files that often hold secrets: they go in only where an include names them without a wildcard."""
+"""Names of files that often hold secrets, in small letters: they go in only where an include names them without a
+wildcard. Modules are code, whatever their name."""
+_BLOCKS = (ast.If, ast.For, ast.AsyncFor, ast.While, ast.With, ast.AsyncWith, ast.Try, ast.TryStar, ast.Match)
 _WILD = re.compile(r"[*?\[]")
 
 
@@ -63,7 +66,8 @@ class Handler:
         """
         module, _, function = text.rpartition(".")
         module = module.replace("/", ".")
-        if not function.isidentifier() or not all(part.isidentifier() for part in module.split(".")):
+        # Lambda imports by name, so that a folder or a file may be called what no import statement could name.
+        if not function.isidentifier() or not all(re.fullmatch(r"\w[\w-]*", part) for part in module.split(".")):
             raise ConfigError(f"--handler wants MODULE.FUNCTION, such as app.handler; found {text!r}.")
         return cls(module, function)
 
@@ -150,9 +154,10 @@ def choose(folder: Path, *, handler: Handler | None, include: Sequence[str] = ()
         prefix = "" if root == folder else f"{root.relative_to(folder).as_posix()}/"
         inside = [path for path in everything if path.startswith(prefix)]
         packages = {path.removeprefix(prefix).split("/")[0] for path in inside if _is_package(path, prefix, top)}
+        packages |= _imported_folders(folder, prefix, inside, packages)
         for path in inside:
             first, slash, _ = path.removeprefix(prefix).partition("/")
-            if (slash and first in packages) or (
+            if first in packages or (
                 not slash and first.endswith(".py") and (first not in NOT_FUNCTIONS or first == f"{top}.py")
             ):
                 chosen.add(path)
@@ -188,17 +193,22 @@ def check_handler(handler: Handler, files: Mapping[str, Path]) -> str | None:
             f"the zip file would have no {handler.paths[0]}, the module of the handler {handler}. Include it "
             "(--include), or name another handler (--handler MODULE.FUNCTION)."
         )
-    found = _binding(_parse(files[path], path), handler.function)
+    module = _parse(files[path], path)
+    found = _binding(module, handler.function)
+    if found is None and _binding(module, "__getattr__") is not None:
+        return f"{path} answers for {handler.function} by __getattr__"
     if found is None:
         raise ConfigError(
             f"{path} defines no {handler.function}, the function of the handler {handler}. Functions it has: "
             f"{', '.join(_functions(files[path])) or 'none'}. Name one of them, --handler {handler.module}.FUNCTION."
         )
-    if isinstance(found, ast.AsyncFunctionDef):
+    if isinstance(found, ast.AsyncFunctionDef) and not found.decorator_list:
         raise ConfigError(
             f"the handler {handler} is asynchronous, and Lambda's Python runtime calls plain functions. Wrap it: "
             f"`def handler(event, context): return asyncio.run({handler.function}(event, context))`."
         )
+    if isinstance(found, ast.AsyncFunctionDef):
+        return f"{path} decorates an asynchronous {handler.function}"
     if not isinstance(found, ast.FunctionDef) or found.decorator_list:
         return None if isinstance(found, ast.FunctionDef) else f"{path} makes {handler.function} by an expression"
     takes = found.args
@@ -273,14 +283,28 @@ def _roots(folder: Path) -> tuple[Path, Path]:
     return folder, folder / "src"
 
 
-def _walk(folder: Path, top: Path) -> Iterator[str]:
-    """Yield the paths of files that may be code: no tests, hidden folders, environments, caches."""
+def _walk(folder: Path, top: Path, above: frozenset[Path] = frozenset()) -> Iterator[str]:
+    """Yield the paths of files that may be code: no tests, hidden folders, environments, caches.
+
+    Links to folders are followed within the top folder. Of one that leads out its own path comes.
+    """
+    above |= {folder.resolve()}
     for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
         path = Path(entry.path)
-        if entry.is_dir(follow_symlinks=False):
+        if entry.is_dir():
             hidden = entry.name.startswith(".") or entry.name in SKIPPED_FOLDERS or entry.name.endswith(".egg-info")
-            if not hidden and not (path / "pyvenv.cfg").exists():
-                yield from _walk(path, top)
+            if entry.name in SKIPPED_UNLESS_PACKAGES:
+                hidden = not all((place / "__init__.py").is_file() for place in (folder, path))
+            if hidden or (path / "pyvenv.cfg").exists():
+                continue
+            if entry.is_symlink():
+                real = path.resolve()
+                if not real.is_relative_to(top):
+                    yield path.relative_to(top).as_posix()  # which is refused, if it is chosen
+                    continue
+                if real in above:
+                    continue  # it has no end
+            yield from _walk(path, top, above)
         elif entry.is_file() and not any(fnmatchcase(entry.name, pattern) for pattern in SKIPPED_FILES):
             yield path.relative_to(top).as_posix()
 
@@ -290,8 +314,42 @@ def _is_package(path: str, prefix: str, top: str | None) -> bool:
     return len(parts) > 1 and (parts[1:] == ["__init__.py"] or parts[0] == top)
 
 
+def _imported_folders(folder: Path, prefix: str, inside: Sequence[str], packages: set[str]) -> set[str]:
+    """Return the folders without ``__init__.py`` that the code imports: packages like others (PEP 420)."""
+    folders: dict[str, list[Path]] = {}
+    looked: set[str] = set()
+    for path in inside:
+        first, slash, _ = path.removeprefix(prefix).partition("/")
+        if path.endswith(".py"):
+            folders.setdefault(first if slash else "", []).append(folder / path)
+        elif not slash and (folder / path).is_dir():
+            folders.setdefault(first, [])  # a link that leads out: it is not looked into
+    found = set(packages)
+    while new := ({"", *found} & folders.keys()) - looked:
+        looked |= new
+        found |= _imported(file for name in new for file in folders[name]) & folders.keys()
+    return found - {""}
+
+
+def _imported(files: Iterable[Path]) -> set[str]:
+    """Return the first parts of the names that modules import, anywhere in them."""
+    names: set[str] = set()
+    for file in files:
+        try:
+            nodes = list(ast.walk(ast.parse(file.read_bytes())))
+        except (OSError, SyntaxError, ValueError):
+            continue
+        for node in nodes:
+            if isinstance(node, ast.Import):
+                names.update(alias.name.partition(".")[0] for alias in node.names)
+            elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
+                names.add(node.module.partition(".")[0])
+    return names
+
+
 def _is_secret(path: str) -> bool:
-    return any(fnmatchcase(path.rpartition("/")[2], pattern) for pattern in SECRETS)
+    name = path.rpartition("/")[2].lower()
+    return not name.endswith(".py") and any(fnmatchcase(name, pattern) for pattern in SECRETS)
 
 
 def _parse(file: Path, shown: str) -> ast.Module:
@@ -328,14 +386,29 @@ def _binding(module: ast.Module, name: str) -> ast.stmt | None:
             names = [statement.name]
         elif isinstance(statement, (ast.Import, ast.ImportFrom)):
             names = [alias.asname or alias.name.partition(".")[0] for alias in statement.names]
-        elif isinstance(statement, (ast.Assign, ast.AnnAssign)):
-            targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
-            names = [node.id for target in targets for node in ast.walk(target) if isinstance(node, ast.Name)]
+            if "*" in names:
+                found = found or statement  # the other module may have it
         else:
-            continue
+            names = _stored(statement)
         if name in names:
             found = statement
     return found
+
+
+def _stored(statement: ast.stmt) -> list[str]:
+    """Return the names that a statement gives a value itself, without the statements in it."""
+    inner = ("body", "orelse", "finalbody", "handlers", "cases")
+    parts = [
+        value for field, value in ast.iter_fields(statement) if field not in inner or not isinstance(statement, _BLOCKS)
+    ]
+    nodes = [part for value in parts for part in (value if isinstance(value, list) else [value])]
+    return [
+        node.id
+        for part in nodes
+        if isinstance(part, ast.AST)
+        for node in ast.walk(part)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    ]
 
 
 def _functions(file: Path) -> list[str]:

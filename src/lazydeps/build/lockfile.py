@@ -9,8 +9,8 @@ import fcntl
 import json
 import os
 import tempfile
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, fields, replace
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,8 @@ class Entry:
     """When, ``2026-11-21T18:00:00Z``."""
     previous: tuple[Entry, ...] = ()
     """What was pinned before, the newest first, without histories of their own."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What a later lazydeps, or somebody's tool, has written beside these: it is kept as it is."""
 
     @property
     def digest(self) -> str:
@@ -59,6 +61,8 @@ class Lock:
 
     packs: dict[str, dict[str, Entry]] = field(default_factory=dict)
     """Name, then target (`target_key`), then the entry."""
+    extra: dict[str, Any] = field(default_factory=dict)
+    """What else the file has at its top, kept as it is."""
 
     def entry(self, name: str, target: str) -> Entry:
         """Return an entry.
@@ -105,12 +109,13 @@ def read(path: Path, *, missing: bool = False) -> Lock:
     """
     if missing and not os.path.lexists(path):
         return Lock()
-    packs = _lockfile.read(str(path))
+    document = _lockfile.document(str(path))
     return Lock(
         {
             name: {target: _entry(entry, f"{name}.{target} of {path}") for target, entry in targets.items()}
-            for name, targets in packs.items()
-        }
+            for name, targets in document.pop("packs").items()
+        },
+        extra={key: value for key, value in document.items() if key != "lazydeps_lock"},
     )
 
 
@@ -162,7 +167,7 @@ def roll_back(lock: Lock, name: str, target: str, *, to: str | None = None) -> L
         raise ConfigError(
             f"{name} for {target} was never pinned to a pack that begins with {to!r}. The lock knows {known}."
         )
-    if digits is not None and len(found) > 1:
+    if digits is not None and len({now.previous[number].digest for number in found}) > 1:
         raise ConfigError(
             f"{to!r} may be {len(found)} packs of {name} for {target}: give more digits. It knows {known}."
         )
@@ -221,12 +226,13 @@ def write(path: Path, lock: Lock) -> None:
     """Write a lock file: the same lock, the same bytes; and whole or not at all.
 
     Raises:
-        ConfigError: it would be too large to be read.
+        ConfigError: it would be too large to be read, or cannot be written.
     """
     packs = {
         name: {target: _document(entry) for target, entry in targets.items()} for name, targets in lock.packs.items()
     }
-    text = json.dumps({"lazydeps_lock": VERSION, "packs": packs}, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+    document = {**lock.extra, "lazydeps_lock": VERSION, "packs": packs}
+    text = json.dumps(document, indent=1, sort_keys=True, ensure_ascii=False) + "\n"
     content = text.encode()
     if len(content) > _lockfile.LARGEST:
         raise ConfigError(
@@ -234,6 +240,13 @@ def write(path: Path, lock: Lock) -> None:
             f"its {len(packs)} packs into another file, with --lock FILE."
         )
     path = Path(os.path.realpath(path))  # a link stays one
+    try:
+        _replace(path, content)
+    except OSError as error:
+        raise _no_place(path, error) from error
+
+
+def _replace(path: Path, content: bytes) -> None:
     handle, part = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     try:
         with open(handle, "wb") as file:
@@ -249,14 +262,44 @@ def write(path: Path, lock: Lock) -> None:
 
 
 @contextmanager
-def changing(path: Path) -> Iterator[None]:
-    """Keep others out while a lock file is read, changed and written: two pushes at once lose nothing."""
-    folder = os.open(Path(os.path.realpath(path)).parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        fcntl.flock(folder, fcntl.LOCK_EX)
+def changing(*paths: Path) -> Iterator[None]:
+    """Keep others out while lock files are read, changed and written: two pushes at once lose nothing.
+
+    Raises:
+        ConfigError: a lock file's folder is not there.
+    """
+    with ExitStack() as stack:
+        # Always in the same order, and each folder once: two that want the same ones do not wait for each other.
+        for folder in sorted({Path(os.path.realpath(path)).parent for path in paths}):
+            try:
+                opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+            except OSError as error:
+                raise _no_place(folder / _lockfile.NAME, error) from error
+            stack.callback(os.close, opened)
+            fcntl.flock(opened, fcntl.LOCK_EX)
         yield
-    finally:
-        os.close(folder)
+
+
+def check_writable(path: Path) -> None:
+    """Find out, before anything is uploaded, whether a lock file can be written.
+
+    Raises:
+        ConfigError: its folder is not there, or takes no new file.
+    """
+    folder = Path(os.path.realpath(path)).parent
+    try:
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _no_place(path, error) from error
+
+
+def _no_place(path: Path, error: OSError) -> ConfigError:
+    folder = Path(os.path.realpath(path)).parent
+    return ConfigError(
+        f"the lock file {path} cannot be written: {error.strerror} (its folder is {folder}). "
+        "Make that folder, or free room or rights in it; or name another file with --lock FILE."
+    )
 
 
 def _umask() -> int:
@@ -266,15 +309,15 @@ def _umask() -> int:
 
 
 def _with(lock: Lock, name: str, target: str, entry: Entry) -> Lock:
-    return Lock({**lock.packs, name: {**lock.packs.get(name, {}), target: entry}})
+    return replace(lock, packs={**lock.packs, name: {**lock.packs.get(name, {}), target: entry}})
 
 
 def _document(entry: Entry) -> dict[str, Any]:
-    document = asdict(entry)
-    document["previous"] = [
-        {key: value for key, value in one.items() if key != "previous"} for one in document["previous"]
-    ]
-    return document
+    document = {key: value for key, value in asdict(entry).items() if key not in ("extra", "previous")}
+    previous = [_document(one) for one in entry.previous]
+    for one in previous:
+        del one["previous"]
+    return {**entry.extra, **document, "previous": previous}
 
 
 _TYPES = {"ref": str, "size": int, "boot_size": int, "unpacked_size": int, "distributions": dict, "published": str}
@@ -291,8 +334,8 @@ def _entry(document: dict[str, Any], where: str) -> Entry:
     if not isinstance(previous, list) or not all(isinstance(one, dict) for one in previous):
         raise ConfigError(f"the lock is damaged: previous of {where} is no list of packs.")
     Ref.parse(document["ref"])
-    known = {one.name for one in fields(Entry)} - {"previous"}
     return Entry(
-        **{key: document[key] for key in known},
+        **{key: document[key] for key in _TYPES},
+        extra={key: value for key, value in document.items() if key not in _TYPES and key != "previous"},
         previous=tuple(_entry({**one, "previous": []}, f"a previous pack of {where}") for one in previous),
     )

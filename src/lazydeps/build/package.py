@@ -9,7 +9,7 @@ import base64
 import os
 import shutil
 import tempfile
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from .interpreters import Interpreter
 
 UPLOAD_LIMIT = 50 << 20
-"""Bytes of a zip file that `update-function-code` takes directly (AWS, "Lambda quotas")."""
+"""Bytes of a zip file: what `update-function-code` takes directly has fewer (AWS, "Lambda quotas")."""
 UNZIPPED_LIMIT = 250 << 20
-"""Bytes of a function's code and layers, unzipped (the same page; the API names 262,144,000)."""
+"""Bytes of a function's code and layers, unzipped: "must be smaller than 262144000 bytes", says the API."""
 SMALL = 5_000_000
 """Bytes above which a zip file gets a warning: Lambda fetches and unzips it in every cold start."""
 
@@ -116,6 +116,8 @@ def build_package(options: PackageOptions, *, dry_run: bool = False) -> Package:
             "lambda_function.lambda_handler, main.handler). Name it: --handler MODULE.FUNCTION."
         )
     code = choose(options.folder, handler=handler, include=options.include, exclude=options.exclude)
+    old = options.out.resolve()  # what `--include "**"` finds of the last time; each zip file would hold the one before
+    code = replace(code, files={name: path for name, path in code.files.items() if path != old})
     unclear = check_handler(handler, code.files)
     warnings = [f"{unclear}: whether it can be called was not checked."] if unclear else []
     warnings += [
@@ -158,10 +160,11 @@ def build_package(options: PackageOptions, *, dry_run: bool = False) -> Package:
             runtime_tree.write_record(tree, info)
         contents = {name: (tree / name).stat().st_size for name in resolve.list_files(tree)}
         unpacked = sum(contents.values())
-        if unpacked > UNZIPPED_LIMIT:
+        if unpacked >= UNZIPPED_LIMIT:
             raise LazydepsError(
-                f"the function would have {unpacked:,} bytes unzipped, and Lambda takes {UNZIPPED_LIMIT:,} with all "
-                f"layers. Heaviest: {_heaviest(contents)}. Move what is heavy into a pack: `lazydeps plan` says what."
+                f"the function would have {unpacked:,} bytes unzipped, and Lambda takes less than {UNZIPPED_LIMIT:,} "
+                f"with all layers. Heaviest: {_heaviest(contents)}. Move what is heavy into a pack: `lazydeps plan` "
+                "says what."
             )
         part = Path(scratch, "function.zip")
         size, digest = zip_file.write_zip(part, tree, list(contents), moment=moment)
@@ -172,10 +175,10 @@ def build_package(options: PackageOptions, *, dry_run: bool = False) -> Package:
             )
         if not dry_run:
             _move(part, options.out.absolute())
-    if size > UPLOAD_LIMIT:
+    if size >= UPLOAD_LIMIT:
         warnings.append(
-            f"the zip file has {size:,} bytes, and update-function-code takes {UPLOAD_LIMIT:,} directly: upload it to "
-            "S3 and name it with --s3-bucket and --s3-key."
+            f"the zip file has {size:,} bytes, and update-function-code takes less than {UPLOAD_LIMIT:,} directly: "
+            "upload it to S3 and name it with --s3-bucket and --s3-key."
         )
     elif size > SMALL and options.max_size is None:
         warnings.append(

@@ -28,6 +28,7 @@ from .options import PackOptions, check_options
 from .pack import build_pack
 from .package import UNZIPPED_LIMIT, UPLOAD_LIMIT
 from .replay import Replayed, module_names, replay
+from .requested import requested
 from .trace import fit, target_suffixes
 
 if TYPE_CHECKING:
@@ -169,11 +170,11 @@ def make_plan(
             read.extract(opened, tree)
             owners = _owners(tree)
             sizes = _sizes(opened, owners)
-        requested = _requested(options, tree)
         requires = _closures(tree, options.python)
         if observer is not None:
             observer.phase("Measuring", "the imports")
         warnings = list(result.warnings)
+        wanted = requested(options, tree, requires=requires, warnings=warnings)
         replayed, seconds = _measure(options, result, tree, Path(scratch), warnings)
         suffixes = target_suffixes(options.python, options.arch)
         modules = _module_owners(tree, suffixes)
@@ -203,7 +204,7 @@ def make_plan(
     memory = _memory(estimates, sum(size.boot for size in chosen))
     zip_size = int(ratio * in_zip) + RUNTIME_ZIPPED
     limits = _limits(in_zip + RUNTIME_UNPACKED, zip_size, landed, unpacked, estimates, memory)
-    fits = everything <= UNZIPPED_LIMIT
+    fits = everything < UNZIPPED_LIMIT
     verdict = "not needed" if not packed else "optional" if fits else "needed"
     if not all(limit.fits for limit in limits if limit.unit != "s"):
         verdict = "impossible"
@@ -227,7 +228,7 @@ def make_plan(
         memory_size=memory,
         ephemeral_storage=storage,
         timeout=TIMEOUT,
-        requested=requested,
+        requested=wanted,
         modules={top: next(iter(names)) for top, names in sorted(_tops(modules).items()) if len(names) == 1},
         warnings=tuple(warnings),
     )
@@ -291,23 +292,6 @@ def _deflated(tree: Path, files: Sequence[str]) -> float:
 
 
 # -- what needs what
-
-
-def _requested(options: PackOptions, tree: Path) -> dict[str, str]:
-    """Return what was asked for: normalised name to the requirement as it was given, else pinned as installed."""
-    versions = resolve.list_distributions(tree)
-    files = [file for file in options.requirement_files if file.suffix != ".toml"]
-    if options.requirements or files:
-        names = set(resolve.requested_names(options.requirements, requirement_files=files, tree=tree))
-    else:
-        names = set(resolve.root_distributions(tree, python=options.python))
-    given = {}
-    for line in options.requirements:
-        try:
-            given[canonicalize_name(Requirement(line).name)] = line
-        except InvalidRequirement:
-            continue
-    return {name: given.get(canonicalize_name(name), f"{name}=={versions[name]}") for name in sorted(names)}
 
 
 def _closures(tree: Path, python: str) -> dict[str, frozenset[str]]:
@@ -502,8 +486,8 @@ def _limits(
     mb = 1 << 20
     start = landed * STORE_OVERHEAD / mb
     limits = [
-        Limit("zip file, unzipped", unzipped / mb, UNZIPPED_LIMIT / mb, "MB", unzipped <= UNZIPPED_LIMIT),
-        Limit("zip file, direct upload", zipped / mb, UPLOAD_LIMIT / mb, "MB", zipped <= UPLOAD_LIMIT),
+        Limit("zip file, unzipped", unzipped / mb, UNZIPPED_LIMIT / mb, "MB", unzipped < UNZIPPED_LIMIT),
+        Limit("zip file, direct upload", zipped / mb, UPLOAD_LIMIT / mb, "MB", zipped < UPLOAD_LIMIT),
         Limit("storage at start", start, MOST_STORAGE, "MB", start <= MOST_STORAGE),
     ]
     if unpacked * STORE_OVERHEAD / mb <= MOST_STORAGE:

@@ -40,9 +40,15 @@ def evaluate(policies: Mapping[str, Any], action: str, resource: str) -> Verdict
     """
     allowed = unknown_allow = unknown_deny = ""
     for name, document in policies.items():
+        if not isinstance(document, dict):
+            unknown_deny = unknown_deny or f"{name} cannot be read"
+            continue
         for statement in _listed(document.get("Statement")):
+            if not isinstance(statement, dict) or statement.get("Effect") not in ("Allow", "Deny"):
+                unknown_deny = unknown_deny or f"{name} has a statement that neither allows nor denies"
+                continue
             says, why = _applies(statement, action, resource)
-            deny = statement.get("Effect") == "Deny"
+            deny = statement["Effect"] == "Deny"
             if says is False:
                 continue
             if says is None:
@@ -52,7 +58,7 @@ def evaluate(policies: Mapping[str, Any], action: str, resource: str) -> Verdict
                     unknown_allow = unknown_allow or f"{name} allows with {why}"
             elif deny:
                 return Verdict(DENIED, f"{name} denies it")
-            elif statement.get("Effect") == "Allow":
+            else:
                 allowed = allowed or name
     if unknown_deny:
         return Verdict(UNKNOWN, unknown_deny)
@@ -67,18 +73,36 @@ def _applies(statement: Mapping[str, Any], action: str, resource: str) -> tuple[
     """Tell whether a statement speaks of this action and resource; None, and what of it is not understood."""
     if "Action" in statement and not _any(statement["Action"], action.lower(), lower=True):
         return False, ""
-    unclear = [name for name in ("NotAction", "NotResource") if name in statement]
+    unclear = [name for name in ("NotAction", "NotResource", "NotPrincipal") if name in statement]
+    unclear += [
+        f"neither {name} nor Not{name}"
+        for name in ("Action", "Resource")
+        if name not in statement and f"Not{name}" not in statement
+    ]
     if "Resource" in statement:
         patterns = [str(pattern) for pattern in _listed(statement["Resource"])]
         plain = [pattern for pattern in patterns if "${" not in pattern]
-        if not _any(plain, resource):
+        if not any(_names(pattern, resource) for pattern in plain):
             variable = [re.sub(r"\$\{[^}]*\}", "*", pattern) for pattern in patterns if "${" in pattern]
-            if not _any(variable, resource):
+            if _any(plain, resource):
+                unclear.append("a wildcard for several parts of an ARN")
+            elif _any(variable, resource):
+                unclear.append("a policy variable")
+            else:
                 return False, ""
-            unclear.append("a policy variable")
     if statement.get("Condition"):
         unclear.append("a condition")
     return (None, " and ".join(unclear)) if unclear else (True, "")
+
+
+def _names(pattern: str, resource: str) -> bool:
+    """Tell whether a pattern names an ARN: a wildcard stays in its part, but for one that ends the pattern."""
+    parts, has = pattern.split(":", 5), resource.split(":", 5)
+    if len(parts) < len(has):
+        if not pattern.endswith("*"):
+            return False
+        has[len(parts) - 1 :] = [":".join(has[len(parts) - 1 :])]
+    return len(parts) == len(has) and all(map(_matches, parts, has))
 
 
 def _any(patterns: Any, text: str, *, lower: bool = False) -> bool:

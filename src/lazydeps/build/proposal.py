@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import json
 import os
+import re
 import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,7 +105,7 @@ def terraform_text(values: Mapping[str, Any]) -> str:
     """Return values as HCL, aligned as `terraform fmt` does."""
     width = max(map(len, values))
     lines = [f"{name:{width}} = {json.dumps(value)}" for name, value in values.items()]
-    return "\n".join(lines)
+    return re.sub(r"([$%])\{", r"\1\1{", "\n".join(lines))  # which would begin a template
 
 
 def configuration(plan: Plan, options: PackOptions, *, folder: Path, destination: str | None, table: bool) -> str:

@@ -26,7 +26,7 @@ from lazydeps.errors import FetchError, LazydepsError
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 
-    from lazydeps.build.lockfile import Lock
+    from lazydeps.build.lockfile import Entry, Lock
 
 KEY = re.compile(r"[0-9a-f]{64}\.tar\.zst")
 """How a pack is named below its prefix: by its root."""
@@ -193,7 +193,7 @@ def prune(destination: str, pruning: Pruning, *, client: Any, locks: Sequence[Lo
         destination: ``s3://BUCKET/PREFIX/``.
         pruning: what to remove.
         client: a boto3 S3 client.
-        locks: read again since: what somebody has pinned meanwhile stays.
+        locks: read again since, and kept from changing (`lockfile.changing`): what somebody has pinned meanwhile stays.
 
     Raises:
         FetchError: S3 refused all of it.
@@ -254,17 +254,24 @@ def check_there(ref: str, *, client: Any = None) -> None:
 
 
 def _marks(locks: Iterable[Lock]) -> dict[str, str]:
-    """Return digests to what a lock says of them. Whichever bucket it names them in: better one too many."""
+    """Return roots to what a lock says of them. Whichever bucket it names them in: better one too many."""
     marks: dict[str, str] = {}
     for lock in locks:
         for name, entries in lock.packs.items():
             for entry in entries.values():
                 for one in entry.previous:
-                    marks.setdefault(one.digest, f"previous {name}")
+                    for root in _roots(one):
+                        marks.setdefault(root, f"previous {name}")
         for name, entries in lock.packs.items():
             for entry in entries.values():
-                marks[entry.digest] = f"current {name}"
+                for root in _roots(entry):
+                    marks[root] = f"current {name}"
     return marks
+
+
+def _roots(entry: Entry) -> set[str]:
+    """Return what pins an entry, and the root in its key: `lazydeps lock` pins a pack's file, and not its root."""
+    return {entry.digest, Ref.parse(entry.ref).url.rpartition("/")[2].removesuffix(".tar.zst")}
 
 
 def _describe(client: Any, place: Destination, entry: Mapping[str, Any], marks: Mapping[str, str]) -> Published | None:

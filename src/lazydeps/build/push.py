@@ -321,13 +321,33 @@ def check_targets(plans: Sequence[Plan], name: str) -> None:
             )
 
 
-def pin_all(path: Path, name: str, plans: Sequence[Plan], pushed: Sequence[Pushed]) -> dict[str, str | None]:
+def pin_all(
+    path: Path, name: str, plans: Sequence[Plan], pushed: Sequence[Pushed], *, client: Any = None
+) -> dict[str, str | None]:
     """Pin packs in a lock file, all or none. Return what each target meant before, None where it meant nothing.
 
+    Args:
+        path: the lock file.
+        name: what the packs are called in it.
+        plans: the packs.
+        pushed: what `send` returned for each.
+        client: looks once more whether they are there, now that no `lazydeps prune` with this lock file can remove
+            them. None: nobody looks.
+
     Raises:
-        ConfigError: the file is no lock.
+        ConfigError: the file is no lock, or cannot be written.
+        FetchError: a pack has gone since it was sent.
     """
     with lockfile.changing(path):
+        for plan in plans:
+            if client is not None and not is_there(plan, client=client):
+                raise FetchError(
+                    f"{plan.url} was removed after it was found or sent, maybe by a `lazydeps prune`. {path} was not "
+                    "changed. Push again.",
+                    url=plan.url,
+                    status=404,
+                    retryable=True,
+                )
         lock = lockfile.read(path, missing=True)
         before = {}
         for plan, done in zip(plans, pushed, strict=True):

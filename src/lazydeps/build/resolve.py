@@ -386,6 +386,27 @@ def _requirement_lines(file: Path, *, seen: set[Path], options: bool = False) ->
             yield stripped if options else re.split(r"\s+--", stripped)[0]
 
 
+def requirement_lines(files: Sequence[Path]) -> list[str]:
+    """Return the requirements of files, and of those that they include.
+
+    Raises:
+        ConfigError: one cannot be read.
+    """
+    return [line for file in files for line in _requirement_lines(file, seen=set())]
+
+
+def index_options(files: Sequence[Path]) -> list[str]:
+    """Return the names of a file's options that say where packages are looked for, without what may be a secret."""
+    names = ("-i", "--index-url", "--extra-index-url", "-f", "--find-links")
+    lines = [line for file in files for line in _requirement_lines(file, seen=set(), options=True)]
+    return [name for line in lines for name in names if re.match(rf"{name}(?:[ =]|$)", line)]
+
+
+def requirement_name(line: str) -> str | None:
+    """Return the normalised name in a requirement or in a wheel's name; None where there is none."""
+    return _requirement_name(line)
+
+
 def _requirement_name(line: str) -> str | None:
     try:
         return canonicalize_name(Requirement(line).name)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.parsers import ResponseParserError
 
 from lazydeps.errors import ConfigError, FetchError
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
 
 CONNECTIONS = 8
 """How many requests are under way at a time."""
-S3_ERRORS = (BotoCoreError, ClientError)
+S3_ERRORS = (BotoCoreError, ClientError, ResponseParserError)
+"""What a call may raise for what S3, or a proxy that answers in its place, has done."""
 _ACTIONS = {
     "HeadBucket": ("s3:ListBucket",),
     "ListObjectsV2": ("s3:ListBucket",),
@@ -92,6 +94,11 @@ def new_client() -> Any:
         return boto3.client("s3", config=Config(max_pool_connections=CONNECTIONS + 2, **mode))
     except BotoCoreError as error:
         raise explain(error, "", "") from error
+    except ValueError as error:  # of a variable or a line of the AWS configuration
+        raise ConfigError(
+            f"the SDK does not accept its own settings: {error}. Correct AWS_ENDPOINT_URL (https://HOST), "
+            "AWS_MAX_ATTEMPTS or what `aws configure list` shows."
+        ) from error
 
 
 def preflight(
@@ -127,6 +134,8 @@ def preflight(
             except ClientError as error:
                 if status_of(error) != 403:  # an empty upload costs nothing; `lazydeps prune` removes it
                     raise
+    except (KeyError, RecursionError) as error:  # an answer without what S3 says, or redirections without an end
+        raise _not_s3(error, str(place)) from error
     except S3_ERRORS as error:
         raise explain(error, place.bucket, key, client, tags="Tagging" in (options or {})) from error
     return Permission(str(place), str(region or ""))
@@ -218,7 +227,11 @@ def explain(error: Exception, bucket: str, key: str, client: Any = None, *, tags
         )
         words += ". `aws sts get-caller-identity` says who you are."
     else:
-        words = f"S3 answered {call} on {url} with {status} {code}: {said or error}."
+        words = f"S3 answered {call} on {url} with {status} {code}: {said or error}. " + (
+            "Run the command again in a while: what has arrived of an upload is kept."
+            if (status or 500) >= 500 or code in ("SlowDown", "RequestTimeout")
+            else "`lazydeps doctor` looks at the bucket and the rights."
+        )
     return FetchError(
         words,
         url=url,
@@ -240,7 +253,23 @@ def _explain_sdk(error: Exception, url: str) -> Exception:
         return ConfigError(f"no usable AWS region ({error}). Set AWS_REGION to the bucket's.")
     if name == "ParamValidationError":
         return ConfigError(f"the SDK does not accept this for {url}: {error}. Correct it.")
-    return FetchError(f"could not reach S3 for {url}: {error}.", url=url, retryable=True)
+    if name == "ResponseParserError":
+        return _not_s3(error, url)
+    return FetchError(
+        f"could not reach S3 for {url}: {error}. Check the network, the proxy and AWS_REGION, and run the command "
+        "again: what has arrived of an upload is kept.",
+        url=url,
+        retryable=True,
+    )
+
+
+def _not_s3(error: Exception, url: str) -> FetchError:
+    what = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+    return FetchError(
+        f"what answered for {url} is not S3 ({what}). Look at the proxy (HTTPS_PROXY, NO_PROXY), at a login page of "
+        "the network, and at AWS_ENDPOINT_URL; `lazydeps doctor` checks them.",
+        url=url,
+    )
 
 
 def _region_of(client: Any) -> str:

@@ -194,6 +194,10 @@ def upload(
                 },
                 IfNoneMatch="*",
             )
+        except KeyboardInterrupt as error:
+            if isinstance(error, UploadInterruptedError):
+                raise
+            raise UploadInterruptedError(bucket, key, content.size) from None  # while its parts were put together
         except ClientError as error:
             if _is_there(client, bucket, key):
                 # Somebody else's push of the same pack, maybe by means of the same upload.

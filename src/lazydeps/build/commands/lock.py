@@ -40,6 +40,7 @@ def command(console: Console, archive: str, name: str | None, lock: Path) -> Non
     if name is not None:
         lockfile.check_name(name)
         lockfile.read(lock, missing=True)  # damage is found before the download
+        lockfile.check_writable(lock)
     with console.step(f"Checking {ref.shown}"):
         facts = pin(ref)
     for warning in facts.warnings:

@@ -73,7 +73,7 @@ def command(
         raise click.UsageError(
             "say which packs are in use: --lock FILE for each lock file, or --no-lock where there is none.", context
         )
-    from lazydeps.build import published, s3
+    from lazydeps.build import lockfile, published, s3
 
     client = s3.new_client()
     found = published.locks_of(locks)
@@ -96,9 +96,11 @@ def command(
     if dry_run:
         done = published.Pruned(plan.remove, plan.abort, (), versioned=False)
     else:
-        again = published.locks_of(locks)  # somebody may have pinned one of them meanwhile
         try:
-            done = published.prune(destination, plan, client=client, locks=again)
+            # Somebody may have pinned one of them meanwhile, and is not to until they are gone: a push looks then.
+            with lockfile.changing(*locks):
+                again = published.locks_of(locks)
+                done = published.prune(destination, plan, client=client, locks=again)
         except KeyboardInterrupt:
             console.fail("Interrupted", "what had not been removed yet is there still; the same command does the rest.")
             return 130

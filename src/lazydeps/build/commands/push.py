@@ -99,6 +99,8 @@ def _push(
     if asked.name is not None:
         push.check_targets(plans, asked.name)
         lockfile.read(lock, missing=True)  # damage is found before the upload, not after it
+        if not dry_run:
+            lockfile.check_writable(lock)
     client = s3.new_client()
     with console.step(f"Checking {one.destination}"):
         permission = push.preflight(one.destination, client=client, options=asked.parameters())
@@ -109,24 +111,16 @@ def _push(
         return {"aborted": count}
     if dry_run:
         return _say_what_would_be(console, plans, lock, asked.name, permission.region, client)
-    done = []
-    for plan in plans:
-        try:
-            with console.step(f"Pushing {plan.path.name} to {one.destination}", unit="bytes") as advance:
-                done.append(push.send(plan, client=client, options=asked, on_progress=advance))
-        except KeyboardInterrupt as error:
-            kept = getattr(error, "kept", 0)
-            console.fail(
-                "Interrupted",
-                f"{mega(kept)} of {plan.path.name} are kept in the bucket. The same command continues; with --abort it "
-                "drops them."
-                if kept
-                else "nothing of it stands in the bucket; the same command does it again.",
-            )
-            raise click.exceptions.Exit(130) from None
-        if asked.tags and not done[-1].sent:
-            console.warn(f"{plan.url} was there already and keeps the tags and the encryption that it has.")
-    before = push.pin_all(lock, asked.name, plans, done) if asked.name is not None else {}
+    done: list[Pushed] = []
+    before: dict[str, str | None] = {}
+    try:
+        if not _send(console, plans, done, destination=one.destination, client=client, asked=asked):
+            raise click.exceptions.Exit(130)
+        if asked.name is not None:
+            before = push.pin_all(lock, asked.name, plans, done, client=client)
+    except KeyboardInterrupt:
+        console.fail("Interrupted", _arrived(done, plans))
+        raise click.exceptions.Exit(130) from None
     facts: dict[str, Any] = {"packs": [asdict(pushed) for pushed in done], "region": permission.region}
     if len(done) == 1:
         facts.update(asdict(done[0]))
@@ -165,6 +159,36 @@ def _of_project(name: str | None) -> list[_Push]:
         shown = path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
         pushes.setdefault(build.name, _Push([], build.destination, build.name)).paths.append(shown)
     return list(pushes.values())
+
+
+def _send(
+    console: Console, plans: list[Plan], done: list[Pushed], *, destination: str, client: Any, asked: PushOptions
+) -> bool:
+    """Send packs, and add to ``done`` what has arrived. Return False after a Ctrl-C, which has been answered then."""
+    from lazydeps.build import push
+
+    for plan in plans:
+        try:
+            with console.step(f"Pushing {plan.path.name} to {destination}", unit="bytes") as advance:
+                done.append(push.send(plan, client=client, options=asked, on_progress=advance))
+        except KeyboardInterrupt as error:
+            kept = getattr(error, "kept", 0)
+            words = (
+                f"{mega(kept)} of {plan.path.name} are kept in the bucket. The same command continues; with --abort it "
+                "drops them."
+                if kept
+                else f"{plan.path.name} may have arrived or not; the same command finds out and does the rest."
+            )
+            console.fail("Interrupted", f"{words} {_arrived(done, plans)}" if done else words)
+            return False
+        if asked.tags and not done[-1].sent:
+            console.warn(f"{plan.url} was there already and keeps the tags and the encryption that it has.")
+    return True
+
+
+def _arrived(done: list[Pushed], plans: list[Plan]) -> str:
+    there = ", ".join(f"s3://{one.bucket}/{one.key}" for one in done)
+    return f"{len(done)} of {len(plans)} packs are in the bucket ({there}). The same command does the rest."
 
 
 def _split(words: tuple[str, ...]) -> tuple[list[Path], str]:
