@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lazydeps.build.commands import LOCK, output_options
+from lazydeps.build.commands import lock_option, output_options
 from lazydeps.build.console import Console, mega
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ Examples:
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @click.option("--files", is_flag=True, help="List every file that is not the same in both.")
-@click.option("--lock", type=LOCK, default="lazydeps.lock", show_default=True, help="Where names are looked up.")
+@lock_option("Where names are looked up.")
 @output_options
 def command(console: Console, before: str, after: str, lock: Path, *, files: bool) -> None:
     """Show what differs from pack A to pack B: distributions, sizes by set, files.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from lazydeps.build import read
-from lazydeps.build.commands import LOCK, complete_files, output_options
+from lazydeps.build.commands import complete_files, lock_option, output_options
 from lazydeps.build.console import Console, mega
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Examples:
 )
 @click.argument("archive", metavar="ARCHIVE", shell_complete=complete_files)
 @click.option("--name", metavar="NAME", help="Pin it under this name in the lock file, which load() reads.")
-@click.option("--lock", type=LOCK, default="lazydeps.lock", show_default=True, help="The lock file that --name writes.")
+@lock_option("The lock file that --name writes.")
 @output_options
 def command(console: Console, archive: str, name: str | None, lock: Path) -> None:
     """Pin ARCHIVE, a path or a URL, that is not a pack: a zip, a Lambda layer, a tar, a wheel.

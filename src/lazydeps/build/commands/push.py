@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazydeps.build.commands import LOCK, output_options
+from lazydeps.build.commands import default_destination, lock_option, output_options
 from lazydeps.build.console import Console, mega
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ Examples:
 )
 @click.argument("words", metavar="PACK... s3://BUCKET/PREFIX/", nargs=-1, required=True)
 @click.option("--name", metavar="NAME", help="Pin the packs under this name in the lock file, which load() reads.")
-@click.option("--lock", type=LOCK, default="lazydeps.lock", show_default=True, help="The lock file that --name writes.")
+@lock_option("The lock file that --name writes.")
 @click.option("--tag", "tags", multiple=True, callback=_tags, metavar="KEY=VALUE", help="An object tag; ten at most.")
 @click.option("--sse", type=click.Choice(["AES256", "aws:kms", "aws:kms:dsse"]), help="How S3 encrypts the object.")
 @click.option("--sse-kms-key-id", "kms_key", metavar="KEY", help="The KMS key to encrypt with.")
@@ -131,14 +131,6 @@ def _split(words: tuple[str, ...]) -> tuple[list[Path], str]:
                 click.get_current_context(),
             )
     return [Path(path) for path in first], destination
-
-
-def default_destination() -> str | None:
-    """Return where the configured project pushes to; None outside one."""
-    from lazydeps.build.project import find_project
-
-    project = find_project(Path.cwd())
-    return None if project is None else project.destination
 
 
 def _say_what_would_be(

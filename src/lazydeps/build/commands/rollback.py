@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lazydeps.build.commands import LOCK, output_options
+from lazydeps.build.commands import lock_option, output_options
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,7 +26,7 @@ Examples:
 @click.option("--python", help="Only for this Python, 3.13.  [default: all that the lock has]")
 @click.option("--arch", help="Only for this architecture, x86_64, arm64 or any.  [default: all that the lock has]")
 @click.option("--to", metavar="ROOT", help="Go back to the pack whose root begins so.  [default: the one before]")
-@click.option("--lock", type=LOCK, default="lazydeps.lock", show_default=True, help="The lock file.")
+@lock_option("The lock file.")
 @click.option("--dry-run", is_flag=True, help="Change nothing; say what would be pinned.")
 @output_options
 def command(
