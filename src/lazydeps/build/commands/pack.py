@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,18 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazydeps._ref import Ref
-from lazydeps.build.cache import default_folder
-from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, complete_files, output_options
-from lazydeps.build.console import Advance, Console, mega
-from lazydeps.build.explain import explain
-from lazydeps.build.options import DEFAULT_LEVEL
-from lazydeps.build.pack import PackResult, build_pack
-from lazydeps.build.project import find_project
-from lazydeps.build.targets import plan_project, plan_requirements, split_list
+from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, complete_files, output_options, shown
+from lazydeps.build.compress import DEFAULT_LEVEL
+from lazydeps.build.console import Console, Phases, mega
 from lazydeps.errors import ConfigError, LazydepsError
 
 if TYPE_CHECKING:
     from lazydeps.build.options import PackOptions
+    from lazydeps.build.pack import PackResult
     from lazydeps.build.targets import Build
 
 
@@ -146,6 +143,9 @@ def command(
     Without anything to pack, builds the packs that the project configures in [tool.lazydeps] of its pyproject.toml,
     or in lazydeps.toml, for all their targets. What is given here wins over the file.
     """
+    from lazydeps.build.cache import default_folder
+    from lazydeps.build.targets import split_list
+
     if no_cache and cache_dir is not None:
         raise click.UsageError("choose --cache-dir or --no-cache.", click.get_current_context())
     options["cache"] = None if no_cache else cache_dir or default_folder()
@@ -161,7 +161,7 @@ def command(
     if console.result(facts):
         return
     _show(console, facts)
-    console.line(f"\nNext: lazydeps push {_shown(facts['path'])} {builds[0].destination or BUCKET}")
+    console.line("\n" + _next([(builds[0], facts)]))
 
 
 _INPUTS = ("requirements", "requirement_files", "project", "groups", "extras", "locked", "wheels", "from_dir")
@@ -170,6 +170,9 @@ _INPUTS = ("requirements", "requirement_files", "project", "groups", "extras", "
 def _plan(
     out: Path | None, names: tuple[str, ...], python: tuple[str, ...], arch: tuple[str, ...], options: dict[str, Any]
 ) -> list[Build]:
+    from lazydeps.build.project import find_project
+    from lazydeps.build.targets import plan_project, plan_requirements
+
     given = [name for name in (*_INPUTS, "from_archive") if options[name]]
     if given and names:
         raise ConfigError("--name chooses packs that the project configures; leave it out to pack something else.")
@@ -194,21 +197,20 @@ def _plan(
 
 def _run_all(console: Console, builds: list[Build], explained: tuple[str, ...]) -> None:
     """Build several packs one after another; those that fail do not stop the others."""
-    packs: list[dict[str, Any]] = []
+    built: list[tuple[Build, dict[str, Any]]] = []
     failed: list[dict[str, Any]] = []
-    destination: str | None = None
     for number, build in enumerate(builds, 1):
         console.note(f"[{number}/{len(builds)}] {build.shown}")
         try:
             _make_folders([build])
-            packs.append({"name": build.name, **_run(console, build.options, explained)})
-            destination = destination or build.destination
+            built.append((build, _run(console, build.options, explained)))
         except (LazydepsError, OSError) as error:
             facts = error.facts() if isinstance(error, LazydepsError) else {}
             told = {"type": type(error).__name__, "message": str(error), **facts}
             target = {"name": build.name, "python": build.options.python, "arch": build.options.arch}
             failed.append({**target, "error": told})
             console.warn(f"{build.shown} failed: {error}")
+    packs = [{"name": build.name, **facts} for build, facts in built]
     if not console.result({"packs": packs, "failed": failed}):
         for facts in packs:
             console.line(f"{_summary(facts)}\n  {facts['ref']}")
@@ -216,8 +218,8 @@ def _run_all(console: Console, builds: list[Build], explained: tuple[str, ...]) 
         for entry, words in ((entry, entry["error"]["message"].splitlines()[0]) for entry in failed):
             name = f"{entry['name']}, " if entry["name"] else ""
             console.line(f"FAILED: {name}Python {entry['python']} on {entry['arch']}: {words}")
-        if packs:
-            console.line(f"\nNext: lazydeps push {_shown(packs[0]['path'])} {destination or BUCKET}, and so for each")
+        if built:
+            console.line("\n" + _next(built))
     if failed:
         raise click.exceptions.Exit(1)
 
@@ -229,11 +231,10 @@ def _make_folders(builds: list[Build]) -> None:
 
 def _run(console: Console, options: PackOptions, explained: tuple[str, ...]) -> dict[str, Any]:
     """Build one pack, show how far it is, and return the facts of it."""
-    from contextlib import ExitStack
+    from lazydeps.build.explain import explain
+    from lazydeps.build.pack import build_pack
 
-    observer = _Steps(console)
-    with ExitStack() as stack:
-        stack.push(observer.close)
+    with Phases(console) as observer:
         result = build_pack(options, observer=observer)
     for warning in result.warnings:
         console.warn(warning)
@@ -245,14 +246,21 @@ def _run(console: Console, options: PackOptions, explained: tuple[str, ...]) -> 
     return facts
 
 
-def _shown(path: str) -> str:
-    """Return a path as somebody in this folder would call it."""
-    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
+def _next(built: list[tuple[Build, dict[str, Any]]]) -> str:
+    """Return the commands that push what was built: the targets of a name together, so that the lock file has all."""
+    pushes: dict[tuple[str | None, str | None], list[str]] = {}
+    for build, facts in built:
+        pushes.setdefault((build.name, build.destination), []).append(shlex.quote(str(shown(Path(facts["path"])))))
+    lines = []
+    for (name, destination), paths in pushes.items():
+        pin = f" --name {name or 'NAME'}" if name or len(paths) > 1 else ""
+        lines.append(f"lazydeps push {' '.join(paths)} {destination or BUCKET}{pin}")
+    return "Next: " + "\n      ".join(lines)
 
 
 def _summary(facts: dict[str, Any]) -> str:
     return (
-        f"{_shown(facts['path'])}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
+        f"{shown(Path(facts['path']))}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
         f"for Python {facts['python']} on {facts['arch']}"
     )
 
@@ -271,37 +279,6 @@ def _show_explained(console: Console, facts: dict[str, Any]) -> None:
     for answer in facts.get("explained", ()):
         place = f"{answer['distribution']}, {answer['set'] or 'not packed'}: " if answer["distribution"] else ""
         console.line(f"\n{answer['path']}\n  {place}{answer['why']}")
-
-
-_WORDS = {
-    "install": "Installing",
-    "compile": "Compiling",
-    "trace": "Recording",
-    "write": "Compressing",
-    "clean": "Removing",
-}
-
-
-class _Steps:
-    """Shows a build's phases as the console's steps."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._step: Any = None
-        self._advance: Advance
-
-    def phase(self, name: str, detail: str) -> None:
-        self.close()
-        self._step = self._console.step(f"{_WORDS.get(name, name)} {detail}", unit="bytes" if name == "write" else "")
-        self._advance = self._step.__enter__()
-
-    def progress(self, done: int, total: int, item: str = "") -> None:
-        self._advance(done, total, item)
-
-    def close(self, *error: Any) -> None:
-        step, self._step = self._step, None
-        if step is not None:
-            step.__exit__(*(error or (None, None, None)))
 
 
 def _pack_facts(result: PackResult) -> dict[str, Any]:
