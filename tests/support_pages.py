@@ -8,7 +8,8 @@ A block's info string says what it is, after the language:
     ```text expect                 what the commands before it printed; each line must be among theirs, `…` is anything
     ```sh elsewhere                not run: it needs an account, or a machine of another kind
 
-Every block of a page has to be one of these. `test_build_tutorials.py` runs the tutorials.
+Every block of a page has to be one of these. `test_build_tutorials.py` runs the tutorials and
+`test_build_pages.py` how-to pages.
 """
 
 from __future__ import annotations

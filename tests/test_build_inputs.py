@@ -559,7 +559,40 @@ def test_several_targets_in_one_run(tmp_path: Path) -> None:
     done = lazydeps("pack", "six", "--arch", "x86_64,arm64", "-o", "folder", *QUICK, "--quiet", cwd=tmp_path)
     first, second = (f"folder/pack-py{MINOR.replace('.', '')}-{arch}.tar.zst" for arch in ("x86_64", "arm64"))
     assert [line.split(":")[0] for line in done.stdout.splitlines() if line.startswith("folder")] == [first, second]
-    assert f"Next: lazydeps push {first} {second} s3://BUCKET/PREFIX/" in done.stdout
+    assert done.stdout.endswith(f"\nNext: lazydeps push {first} {second} s3://BUCKET/PREFIX/ --name NAME\n")
+
+
+def test_the_next_commands_of_a_project(tmp_path: Path) -> None:
+    """What lies where a project has it, `lazydeps push` finds; else the targets of a name go together."""
+    (tmp_path / "lazydeps.toml").write_text(
+        'arch = ["x86_64", "arm64"]\ndestination = "s3://b/p/"\n[packs.a]\nrequirements = ["six"]\nlevel = 1\n'
+        f'[packs.b]\nrequirements = ["idna"]\nlevel = 1\narch = ["{ARCH}"]\n'
+    )
+    assert lazydeps("pack", "--quiet", cwd=tmp_path).stdout.endswith("\nNext: lazydeps push\n")
+    done = lazydeps("pack", "--quiet", "-o", "out", cwd=tmp_path)
+    tag = f"py{MINOR.replace('.', '')}"
+    assert done.stdout.endswith(
+        f"\nNext: lazydeps push out/a-{tag}-x86_64.tar.zst out/a-{tag}-arm64.tar.zst s3://b/p/ --name a\n"
+        f"      lazydeps push out/b-{tag}-{ARCH}.tar.zst s3://b/p/ --name b\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "option"),
+    [("requirements.txt", "-r"), ("pylock.toml", "-r"), ("layer.zip", "--from-archive"), ("site", "--from-dir"),
+     ("wheels", "--wheels")],
+)  # fmt: skip
+def test_a_file_in_the_place_of_a_requirement(tmp_path: Path, name: str, option: str) -> None:
+    """What is given without its option is named with it, where uv would look for a package of that name."""
+    (tmp_path / "requirements.txt").write_text("six\n")
+    (tmp_path / "pylock.toml").write_text("")
+    with zipfile.ZipFile(tmp_path / "layer.zip", "w") as file:
+        file.writestr("python/six.py", "")
+    (tmp_path / "site/six-1.dist-info").mkdir(parents=True)
+    (tmp_path / "wheels").mkdir()
+    (tmp_path / "wheels/six-1-py3-none-any.whl").touch()
+    said = lazydeps("pack", name, "-o", "p.tar.zst", cwd=tmp_path, code=2).stderr
+    assert f"{name} is no requirement. Give it with its option: {option} {name}." in said
 
 
 def test_a_configured_project_is_packed(tmp_path: Path) -> None:

@@ -337,6 +337,22 @@ def test_an_import_before_the_load(project: Path, published: dict[str, Any]) -> 
     assert any("app.py imports markupsafe before it calls lazydeps.load()" in line for line in facts["warnings"])
 
 
+def test_imports_that_nothing_installs(tmp_path: Path) -> None:
+    """Without a lock, the code's imports that are in no place are named; the SDK, types and later imports are not."""
+    (tmp_path / "main.py").write_text(
+        "from typing import TYPE_CHECKING\nimport json, boto3, idna, shop\nif TYPE_CHECKING:\n    import numpy\n"
+        "def handler(event, context):\n    import pandas\n"
+    )
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/__init__.py").write_text("import markupsafe\nfrom . import prices\n")
+    (tmp_path / "shop/prices.py").touch()
+    (said,) = lazydeps_json("package", tmp_path, "--dry-run", cwd=tmp_path)["warnings"]
+    assert said.startswith("main.py imports idna, shop/__init__.py imports markupsafe: not in the zip file")
+    assert said.endswith("Name what installs it: -r requirements.txt, or --with idna.")
+    words = ("package", tmp_path, "--with", "idna", "--with", "markupsafe", "--dry-run")
+    assert lazydeps_json(*words, cwd=tmp_path)["warnings"] == []
+
+
 def test_the_same_file_of_code_and_dependency(project: Path) -> None:
     """Where the code and a dependency have the same file, the code's is taken, and said so."""
     (project / "six.py").write_text("MINE = True\n")
@@ -488,6 +504,7 @@ def test_patterns(path: str, pattern: str, anywhere: bool, expected: bool) -> No
         ("from lazydeps import load\nimport a\nloading = load()\nimport b\n", {"a"}, True),
         ("try:\n    import a\nexcept ImportError:\n    import b\n", {"a", "b"}, False),
         ("def f():\n    import late\nfrom . import x\n", set(), False),
+        ("if typing.TYPE_CHECKING:\n    import a\nelse:\n    import b\n", {"b"}, False),
     ],
 )
 def test_what_is_imported_before_the_load(source: str, early: set[str], loads: bool) -> None:

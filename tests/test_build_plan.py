@@ -139,12 +139,19 @@ def test_for_people(project: Path) -> None:
     assert '  lazydeps_pack     = "s3://bucket/packs/ROOT.tar.zst#root=sha256:ROOT"' in done.stdout
     assert '  destination = "s3://bucket/packs/"' in done.stdout
     assert max(map(len, done.stdout.splitlines())) <= 80
+    assert "To paste into pyproject.toml (--write makes a lazydeps.toml of it)" in done.stdout
+    assert done.stdout.endswith(
+        "\nNext: paste that or give --write, then lazydeps pack, the push that it prints,\n"
+        f"      then lazydeps package --python {MINOR} --arch {ARCH}\n"
+    )
 
 
 def test_nothing_heavy(tmp_path: Path) -> None:
     """A project with light dependencies alone is told that it does not need lazydeps."""
+    (tmp_path / "app.py").write_text("import six\n\n\ndef handler(event, context): ...\n")
     facts = lazydeps_json("plan", tmp_path, "--with", "six", "--with", "markupsafe", "--level", "3")
     assert facts["verdict"] == "not needed"
+    assert facts["warnings"] == []  # no advice to put imports into a block
     assert {part["where"] for part in facts["parts"]} == {"zip"}
     assert "lazydeps_pack" not in facts["terraform"]
     assert "packs" not in tomllib.loads(facts["configuration"])["tool"]["lazydeps"]
@@ -303,6 +310,9 @@ def test_writing_the_configuration(tmp_path: Path) -> None:
     done = lazydeps("plan", tmp_path, "--with", "idna", "--level", "3", "--write", code=2)
     assert "configures lazydeps already; it is left as it is" in done.stderr
     assert path.read_text() == before
+    said = lazydeps("plan", tmp_path, "--with", "idna", "--level", "3").stdout
+    assert "lazydeps.toml configures lazydeps already. What this plan would say, to compare:" in said
+    assert "To paste" not in said
 
 
 def test_what_cannot_be_installed(tmp_path: Path) -> None:

@@ -721,6 +721,40 @@ def test_comparing_by_name(bucket: Bucket, packs: Packs, tmp_path: Path) -> None
 # Older archives
 
 
+def test_the_projects_lock_and_destination(bucket: Bucket, packs: Packs, tmp_path: Path) -> None:
+    """In a configured project, below it too: its lock file and its prefix, in push, list, rollback, diff and lock."""
+    (tmp_path / "lazydeps.toml").write_text(f'destination = "{bucket.url("packs/")}"\nlock = "deploy/pins.lock"\n')
+    (tmp_path / "deploy").mkdir()
+    below = tmp_path / "src"
+    below.mkdir()
+    options: dict[str, Any] = {"environ": bucket.environ, "cwd": below}
+    for number in "12":
+        lazydeps("push", packs[number].path, "--name", "science", **options)
+    lock = tmp_path / "deploy/pins.lock"
+    assert pinned(lock) == [digits(packs[number]) for number in "21"]
+    assert os.listdir(below) == []
+    assert {pack["root"] for pack in lazydeps_json("list", **options)["packs"]} == {digits(packs[n]) for n in "12"}
+    lazydeps("diff", f"science@{HERE}", packs["2"].path, **options)
+    options["cwd"] = tmp_path
+    assert "Next: commit deploy/pins.lock" in lazydeps("rollback", "science", **options).stdout
+    assert "no prefix to look at" in lazydeps("list", code=2, environ=bucket.environ, cwd="/").stderr
+
+
+def test_one_pack_given_twice(bucket: Bucket, packs: Packs, tmp_path: Path) -> None:
+    """A pure pack built for two architectures is one pack: what the name meant before is told of each alike."""
+    twin = tmp_path / "twin.tar.zst"
+    twin.write_bytes(packs["1"].path.read_bytes())
+    words = ("push", packs["1"].path, twin, bucket.url("packs/"), "--name", "science")
+    assert lazydeps_json(*words, environ=bucket.environ, cwd=tmp_path)["replaced"] == {HERE: None}
+
+
+def test_a_pack_is_no_archive_to_lock(packs: Packs, tmp_path: Path) -> None:
+    """It can be locked, and a warning says what is lost and where the reference that streams it comes from."""
+    (said,) = lazydeps_json("lock", packs["1"].path, cwd=tmp_path)["warnings"]
+    assert said.startswith("it is a pack, and as an archive all of it is fetched and extracted before the first import")
+    assert "`lazydeps inspect` prints the reference that streams it" in said
+
+
 def test_locking_an_archive(bucket: Bucket, run_python: RunPython, tmp_path: Path) -> None:
     """`lazydeps lock URL --name` pins an archive for every target; load() starts from it."""
     content = io.BytesIO()

@@ -51,3 +51,24 @@ def test_the_index_of_how_to_pages_lists_them_all(folder: str) -> None:
     pages = {path.name for path in (HERE / "docs" / folder).glob("*.md")} - {"README.md"}
     assert pages
     assert pages - links == set(), "docs/how-to/README.md does not list these pages: add a row for each"
+
+
+def test_the_readme_lists_every_command() -> None:
+    """The table of commands has a row for each that there is, and for nothing else."""
+    rows = re.findall(r"^\| `lazydeps (\w+)` \|", (HERE / "README.md").read_text(), re.MULTILINE)
+    files = {path.stem for path in (HERE / "src/lazydeps/build/commands").glob("*.py")} - {"__init__"}
+    assert sorted(rows) == sorted(files)
+
+
+@pytest.mark.parametrize("folder", ["src/lazydeps", "src/lazydeps/build"])
+def test_the_map_names_every_file(folder: str) -> None:
+    """A newcomer finds each module in ARCHITECTURE.md, and the map names none that is gone."""
+    text = (HERE / "ARCHITECTURE.md").read_text()
+    runtime, build = text.partition("### The build half")[::2]
+    named = set(
+        re.findall(r"`(?:build/)?(\w+\.py)`", build.partition("## The import")[0] if "build" in folder else runtime)
+    )
+    files = {path.name for path in (HERE / folder).glob("*.py")} - {"__init__.py", "__main__.py"}
+    assert files - named == set(), "ARCHITECTURE.md does not name these"
+    if "build" in folder:
+        assert named - files == set(), "ARCHITECTURE.md names these, and they are gone"

@@ -17,6 +17,9 @@ def main() -> int:
             file=sys.stderr,
         )
         return 1
+    except KeyboardInterrupt:  # Ctrl-C before there is anything to clean up
+        print("lazydeps: Interrupted", file=sys.stderr)
+        return 130
     return run_cli(sys.argv[1:])
 
 

@@ -89,7 +89,7 @@ def run_cli(args: Sequence[str]) -> int:
     except (KeyboardInterrupt, click.Abort) as error:
         ignore()
         with suppress(OSError):  # SIGHUP: the terminal is gone
-            console.fail("Interrupted", "nothing was left behind.")
+            console.fail("Interrupted", "nothing half-done was left behind.")
         return error.exit_code if isinstance(error, Interrupted) else 128 + signal.SIGINT
     except BrokenPipeError:
         sys.stderr.close()

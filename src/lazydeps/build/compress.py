@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from functools import cache
 
+DEFAULT_LEVEL = 12
+"""zstd level of a pack's frames; 19 packs a few per cent smaller at a fifth of the speed."""
+
 
 def compress(chunk: bytes | bytearray, level: int) -> bytes:
     """Return one zstd frame, which holds the size of its content and no checksum of zstd's own."""

@@ -9,7 +9,7 @@ import json
 import sys
 import time
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, Self
 
 from rich.console import Console as RichConsole
 from rich.progress import BarColumn, Progress, ProgressColumn, SpinnerColumn, Task, TextColumn, TimeElapsedColumn
@@ -18,6 +18,8 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
+    from contextlib import AbstractContextManager
+    from types import TracebackType
 
 Unit = Literal["", "bytes"]
 ROOM_FOR_BAR = 70
@@ -141,6 +143,45 @@ class Console:
         table.add_row("total", f"{total['files']:,}", mega(total["bytes"]), style="bold")
         self._out.print(table)
         self.line("by rule: " + ", ".join(f"{name} {mega(entry['bytes'])}" for name, entry in rules.items()))
+
+
+class Phases:
+    """Shows the phases of a build (`pack.PackObserver`) as the console's steps, while it is entered."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._step: AbstractContextManager[Advance] | None = None
+        self._advance: Advance = _ignore
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        step, self._step = self._step, None
+        if step is not None:
+            step.__exit__(kind, error, trace)
+
+    def phase(self, name: str, detail: str) -> None:
+        """End the step that is shown, and show the next."""
+        self.__exit__(None, None, None)
+        step = self._console.step(f"{_PHASES.get(name, name)} {detail}", unit="bytes" if name == "write" else "")
+        self._advance = step.__enter__()
+        self._step = step
+
+    def progress(self, done: int, total: int, item: str = "") -> None:
+        """Move the step's bar."""
+        self._advance(done, total, item)
+
+
+_PHASES = {
+    "install": "Installing",
+    "compile": "Compiling",
+    "trace": "Recording",
+    "write": "Compressing",
+    "clean": "Removing",
+}
 
 
 class _Figures(ProgressColumn):

@@ -250,7 +250,8 @@ def early_imports(source: str) -> tuple[set[str], bool]:
                 loads = True
                 return True
             else:
-                for part in ("body", "orelse", "finalbody"):
+                runs = ("orelse",) if _is_for_types(statement) else ("body", "orelse", "finalbody")
+                for part in runs:
                     if visit(getattr(statement, part, ())):
                         return True
                 for case in (*getattr(statement, "handlers", ()), *getattr(statement, "cases", ())):
@@ -413,6 +414,11 @@ def _stored(statement: ast.stmt) -> list[str]:
 
 def _functions(file: Path) -> list[str]:
     return [node.name for node in _statements(ast.parse(file.read_bytes()).body) if isinstance(node, ast.FunctionDef)]
+
+
+def _is_for_types(statement: ast.stmt) -> bool:
+    """Tell whether a statement is ``if TYPE_CHECKING:``, whose body never runs."""
+    return isinstance(statement, ast.If) and ast.unparse(statement.test).rpartition(".")[2] == "TYPE_CHECKING"
 
 
 def _calls_load(statement: ast.stmt) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import re
 import sys
+import zipfile
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -12,13 +13,12 @@ from typing import Literal
 from lazydeps.errors import ConfigError
 
 from . import resolve
+from .compress import DEFAULT_LEVEL
 from .dependencies import read_dependencies
 from .handler import find_handler, parse_environ
 from .interpreters import canonical_arch
 
 ARCHITECTURES = ("x86_64", "arm64")
-DEFAULT_LEVEL = 12
-"""zstd level; 19 packs a few per cent smaller at a fifth of the speed."""
 Sources = Literal["cold", "drop"]
 """What becomes of the ``.py`` files: kept in the cold set, for tracebacks and `inspect`, or left out."""
 
@@ -171,6 +171,8 @@ def _check_inputs(options: PackOptions) -> PackOptions:
             f"a pylock.toml says all there is to install, and cannot be combined with {', '.join(others)}. Add what is "
             "missing to the project and lock it again, or make two packs."
         )
+    for requirement in options.requirements:
+        _check_requirement(requirement)
     if options.locked and options.wheels:
         raise ConfigError("--locked takes packages from their indexes, and --wheels from no index. Leave one out.")
     if options.project is None and (options.groups or options.extras or options.locked):
@@ -186,6 +188,31 @@ def _check_inputs(options: PackOptions) -> PackOptions:
     if options.project is not None and options.from_dir is None and options.from_archive is None:
         read_dependencies(options.project, groups=options.groups, extras=options.extras)
     return options
+
+
+def _check_requirement(requirement: str) -> None:
+    """Raise ConfigError for a file or a folder that is no requirement, and say by which option it is given."""
+    path = Path(requirement)
+    option = None
+    if path.is_file() and (path.suffix in (".txt", ".in") or is_pylock(path)):
+        option = "-r"
+    elif path.is_file() and path.suffix == ".zip" and not _has_project(path):
+        option = "--from-archive"
+    elif path.is_dir() and next(path.glob("*.dist-info"), None) is not None:
+        option = "--from-dir"
+    elif path.is_dir() and next(path.glob("*.whl"), None) is not None:
+        option = "--wheels"
+    if option is not None:
+        raise ConfigError(f"{requirement} is no requirement. Give it with its option: {option} {requirement}.")
+
+
+def _has_project(archive: Path) -> bool:
+    """Tell whether a zip file is a project's sources, which uv can build."""
+    try:
+        with zipfile.ZipFile(archive) as file:
+            return any(re.fullmatch(r"([^/]+/)?(pyproject\.toml|setup\.py)", name) for name in file.namelist())
+    except (OSError, zipfile.BadZipFile):
+        return False
 
 
 def handler_folders(options: PackOptions) -> tuple[Path, ...]:

@@ -8,7 +8,9 @@ from __future__ import annotations
 import base64
 import os
 import shutil
+import sys
 import tempfile
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,6 +23,7 @@ from lazydeps.errors import ConfigError, LazydepsError
 
 from . import lockfile, resolve, runtime_tree, slim, zip_file
 from .bytecode import compile_tree
+from .handler import BUNDLED
 from .handler_code import Handler, check_handler, choose, early_imports, find_handler
 from .inputs import fill
 from .interpreters import require_interpreter
@@ -143,6 +146,8 @@ def build_package(options: PackageOptions, *, dry_run: bool = False) -> Package:
             warnings += said
             _merge(light, tree)
         warnings += _early_warnings(code.files, left_out)
+        if lock is None:  # with packs, whose modules it does not name, nobody can tell
+            warnings += _missing_warnings(code.files, tree)
         distributions = resolve.list_distributions(tree)
         for name, source in code.files.items():
             target = tree / name
@@ -326,6 +331,28 @@ def _early_warnings(files: Mapping[str, Path], left_out: Mapping[str, str]) -> l
                 f"zip file too: --also {missing[0]}."
             )
     return warnings
+
+
+def _missing_warnings(files: Mapping[str, Path], tree: Path) -> list[str]:
+    """Warn of modules that the code imports without a pack, and that nothing installs."""
+    has = {name.partition("/")[0].partition(".")[0] for name in (*resolve.list_files(tree), *files)}
+    has |= {*sys.stdlib_module_names, *BUNDLED, "awslambdaric", "lazydeps"}
+    early: dict[str, tuple[set[str], bool]] = {}
+    for name, path in files.items():
+        if name.endswith(".py"):
+            with suppress(SyntaxError, ValueError):
+                early[name] = early_imports(path.read_text(encoding="utf-8"))
+    packs = any(loads for _, loads in early.values())
+    missing: dict[str, str] = {}
+    for name, (imports, loads) in early.items():
+        if loads or not packs:  # what another module imports may come from a pack
+            beside = {path.stem if path.is_file() else path.name for path in files[name].parent.iterdir()}
+            missing.update((top, name) for top in sorted(imports - has - beside))
+    if not missing:
+        return []
+    said = ", ".join(f"{file} imports {top}" for top, file in missing.items())
+    how = f"-r requirements.txt, or --with {next(iter(missing))}"
+    return [f"{said}: not in the zip file, not in a lock's pack, not in Lambda. Name what installs it: {how}."]
 
 
 def _merge(source: Path, target: Path) -> None:

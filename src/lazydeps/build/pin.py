@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from lazydeps._config import Config
 from lazydeps._layout import check_archive
 from lazydeps._legacy import ArchiveStore, ArchiveWorker
+from lazydeps._pack import ROOT_TAG, SKIPPABLE_HEADER, SKIPPABLE_MAGIC
 from lazydeps._ref import ARCHIVES, Ref
 from lazydeps._sources import open_source
 from lazydeps.build import lockfile
@@ -21,6 +22,12 @@ from lazydeps.errors import ConfigError, PackMismatchError
 if TYPE_CHECKING:
     from lazydeps._archive import Archive
     from lazydeps._layout import Layout
+
+
+_IS_A_PACK = (
+    "it is a pack, and as an archive all of it is fetched and extracted before the first import. `lazydeps inspect` "
+    "prints the reference that streams it, and `lazydeps push --name` pins that."
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +96,16 @@ def pin(ref: Ref) -> Pinned:
         finally:
             store.unlock()
         with Path(store.archive).open("rb") as file:
+            head = file.read(SKIPPABLE_HEADER + len(ROOT_TAG))
+            file.seek(0)
             archive, layout = worker.check(file)
             for _, chunks in archive.contents():
                 for _chunk in chunks:
                     pass
             size = file.seek(0, os.SEEK_END)
             warnings = _warnings(archive, layout, ref.suffix)
+        if head.startswith(SKIPPABLE_MAGIC) and head.endswith(ROOT_TAG):
+            warnings = (_IS_A_PACK, *warnings)
     return Pinned(
         ref=Ref(ref.url, sha256=digest).shown,
         size=size,

@@ -178,7 +178,7 @@ def make_plan(
         replayed, seconds = _measure(options, result, tree, Path(scratch), warnings)
         suffixes = target_suffixes(options.python, options.arch)
         modules = _module_owners(tree, suffixes)
-        early = _early(code, modules, warnings)
+        early, loads = _early(code, modules)
         compiled = {owner for path, owner in owners.items() if is_shared_object(path.rpartition("/")[2])}
         heavy = {
             name: f"{size.unpacked / 1e6:.1f} MB{' with machine code' if name in compiled else ''}"
@@ -195,6 +195,11 @@ def make_plan(
     zipped = int(ratio * (everything - RUNTIME_UNPACKED)) + RUNTIME_ZIPPED
     in_zip = sum(part.unpacked for part in parts if part.where != "pack") + code_size
     packed = [part for part in parts if part.where != "zip"]
+    if packed and code and not loads:
+        warnings.append(
+            "nothing in the code calls lazydeps.load() yet: put the imports of what goes into the pack into "
+            "`with lazydeps.load():`."
+        )
     chosen = [sizes[part.name] for part in packed]
     landed = sum(size.landed for size in chosen)
     unpacked = sum(size.unpacked for size in chosen)
@@ -349,8 +354,11 @@ def _recorded_with(
     return {modules[name] for name in module_names(result.trace.order, suffixes) if name in modules}
 
 
-def _early(code: Mapping[str, Path], modules: Mapping[str, str], warnings: list[str]) -> dict[str, str]:
-    """Return the distributions that the code imports before it calls `lazydeps.load`, each with the file."""
+def _early(code: Mapping[str, Path], modules: Mapping[str, str]) -> tuple[dict[str, str], bool]:
+    """Return the distributions that the code imports before it calls `lazydeps.load`, each with the file.
+
+    Also whether it calls it at all.
+    """
     tops = _tops(modules)
     found: dict[str, str] = {}
     loads = False
@@ -364,12 +372,7 @@ def _early(code: Mapping[str, Path], modules: Mapping[str, str], warnings: list[
         loads |= calls
         if calls:
             found.update((dist, name) for top in early for dist in tops.get(top, ()) if len(tops[top]) == 1)
-    if code and not loads:
-        warnings.append(
-            "nothing in the code calls lazydeps.load() yet: put the imports of what goes into the pack into "
-            "`with lazydeps.load():`."
-        )
-    return found
+    return found, loads
 
 
 def _split(
@@ -448,7 +451,10 @@ def _measure(
         warnings.append(f"the imports could not be measured here, so no start is estimated. {error}")
         return None, None
     if done.failed:
-        warnings.append(f"{done.failed} of the trace's {done.modules} modules could not be imported by themselves.")
+        warnings.append(
+            f"{done.failed} of the trace's {done.modules} modules could not be imported by themselves, "
+            "and are not in the seconds."
+        )
     modules = _module_owners(tree, suffixes)
     seconds: dict[str, float] = {}
     for module, took in done.by_module.items():

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from lazydeps import _lockfile
 from lazydeps.errors import ConfigError
 
-from .options import DEFAULT_LEVEL, PackOptions, Sources
+from .compress import DEFAULT_LEVEL
+from .options import PackOptions, Sources
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping

@@ -349,10 +349,10 @@ def pin_all(
                     retryable=True,
                 )
         lock = lockfile.read(path, missing=True)
-        before = {}
+        before: dict[str, str | None] = {}
         for plan, done in zip(plans, pushed, strict=True):
             now = lock.packs.get(name, {}).get(plan.target)
-            before[plan.target] = now.ref if now else None
+            before.setdefault(plan.target, now.ref if now else None)  # one pack can be given twice
             entry = Entry(
                 ref=plan.ref,
                 size=plan.size,

@@ -39,25 +39,34 @@ class NewFile(click.Path):
 
 
 def lock_option(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
-    """Return the option ``--lock``, a file that need not be there: the project's, else the one in this folder."""
+    """Add ``--lock``: by default the configured project's lock file, outside of one ``lazydeps.lock`` here."""
     return click.option(
-        "--lock",
-        type=LOCK,
-        default=default_lock,
-        show_default="the project's lazydeps.lock, or this folder's",
-        help=words,
+        "--lock", type=LOCK, callback=_project_lock, help=f"{words}  [default: the project's, lazydeps.lock]"
     )
 
 
-def default_lock() -> Path:
-    """Return the lock file of the configured project that this folder belongs to, else of this folder."""
+def _project_lock(ctx: click.Context, param: click.Parameter, value: Path | None) -> Path:
+    del ctx, param
+    if value is not None:
+        return value
     from lazydeps import _lockfile
     from lazydeps.build.project import find_project
 
-    here = Path.cwd()
-    project = find_project(here)
-    lock = here / _lockfile.NAME if project is None else project.lock
-    return lock.relative_to(here) if lock.is_relative_to(here) else lock
+    project = find_project(Path.cwd())
+    return Path(_lockfile.NAME) if project is None else shown(project.lock)
+
+
+def default_destination() -> str | None:
+    """Return where the configured project pushes to; None outside one."""
+    from lazydeps.build.project import find_project
+
+    project = find_project(Path.cwd())
+    return None if project is None else project.destination
+
+
+def shown(path: Path) -> Path:
+    """Return a path as somebody in this folder would call it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def complete_files(ctx: click.Context, param: click.Parameter | None, incomplete: str) -> list[CompletionItem]:

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lazydeps.build.commands import LOCK, output_options
+from lazydeps.build.commands import LOCK, default_destination, output_options
 from lazydeps.build.console import Console, mega
 
 if TYPE_CHECKING:
@@ -24,14 +24,22 @@ Examples:
   lazydeps list s3://my-bucket/packs/ --name science --lock lazydeps.lock
   lazydeps list s3://my-bucket/packs/ --json | jq -r '.packs[0].ref'""",
 )
-@click.argument("destination", metavar="s3://BUCKET/PREFIX/")
+@click.argument("destination", metavar="[s3://BUCKET/PREFIX/]", required=False)
 @click.option("--name", metavar="NAME", help="Only those that were pushed with this name.")
 @click.option("--lock", "locks", type=LOCK, multiple=True, help="A lock file whose packs to mark; may be repeated.")
 @output_options
-def command(console: Console, destination: str, name: str | None, locks: tuple[Path, ...]) -> None:
-    """Show the packs below a prefix, the newest first: name, target, size, when and from which commit."""
+def command(console: Console, destination: str | None, name: str | None, locks: tuple[Path, ...]) -> None:
+    """Show the packs below a prefix, the newest first: name, target, size, when and from which commit.
+
+    In a configured project the prefix is by default the one that it pushes to.
+    """
     from lazydeps.build import published, s3
 
+    destination = destination or default_destination()
+    if destination is None:
+        raise click.UsageError(
+            "no prefix to look at: give it, lazydeps list s3://BUCKET/PREFIX/.", click.get_current_context()
+        )
     found = published.locks_of(locks)
     with console.step(f"Looking at {destination}") as advance:
         packs = published.survey(destination, client=s3.new_client(), locks=found, on_progress=advance)

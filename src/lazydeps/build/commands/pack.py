@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+import shlex
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,19 +10,14 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazydeps._ref import Ref
-from lazydeps.build import tracing
-from lazydeps.build.cache import default_folder
-from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, complete_files, output_options
-from lazydeps.build.console import Advance, Console, mega
-from lazydeps.build.explain import explain
-from lazydeps.build.options import DEFAULT_LEVEL
-from lazydeps.build.pack import PackResult, build_pack, preview_pack
-from lazydeps.build.project import find_project
-from lazydeps.build.targets import plan_project, plan_requirements, split_list
+from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, complete_files, output_options, shown
+from lazydeps.build.compress import DEFAULT_LEVEL
+from lazydeps.build.console import Console, Phases, mega
 from lazydeps.errors import ConfigError, LazydepsError
 
 if TYPE_CHECKING:
     from lazydeps.build.options import PackOptions
+    from lazydeps.build.pack import PackResult
     from lazydeps.build.targets import Build
 
 
@@ -157,6 +152,9 @@ def command(
     Without anything to pack, builds the packs that the project configures in [tool.lazydeps] of its pyproject.toml,
     or in lazydeps.toml, for all their targets. What is given here wins over the file.
     """
+    from lazydeps.build.cache import default_folder
+    from lazydeps.build.targets import split_list
+
     if no_cache and cache_dir is not None:
         raise click.UsageError("choose --cache-dir or --no-cache.", click.get_current_context())
     options["cache"] = None if no_cache else cache_dir or default_folder()
@@ -175,7 +173,7 @@ def command(
     if console.result(facts):
         return
     _show(console, facts)
-    console.line(f"\nNext: {_next(builds[0], [facts['path']], builds[0].destination)}")
+    console.line("\n" + _next([(builds[0], facts)]))
 
 
 _INPUTS = ("requirements", "requirement_files", "project", "groups", "extras", "locked", "wheels", "from_dir")
@@ -184,6 +182,9 @@ _INPUTS = ("requirements", "requirement_files", "project", "groups", "extras", "
 def _plan(
     out: Path | None, names: tuple[str, ...], python: tuple[str, ...], arch: tuple[str, ...], options: dict[str, Any]
 ) -> list[Build]:
+    from lazydeps.build.project import find_project
+    from lazydeps.build.targets import plan_project, plan_requirements
+
     given = [name for name in (*_INPUTS, "from_archive") if options[name]]
     if given == ["locked"] and find_project(Path.cwd()) is not None:
         given = []  # it says how the project's packs are to be resolved
@@ -211,37 +212,37 @@ def _plan(
 
 def _run_all(console: Console, builds: list[Build], explained: tuple[str, ...]) -> None:
     """Build several packs one after another; those that fail do not stop the others."""
-    packs: list[dict[str, Any]] = []
+    built: list[tuple[Build, dict[str, Any]]] = []
     failed: list[dict[str, Any]] = []
-    destination: str | None = None
     for number, build in enumerate(builds, 1):
         console.note(f"[{number}/{len(builds)}] {build.shown}")
         try:
             _make_folders([build])
-            packs.append({"name": build.name, **_run(console, build.options, explained)})
-            destination = destination or build.destination
+            built.append((build, _run(console, build.options, explained)))
         except (LazydepsError, OSError) as error:
             failed.append(_failure(console, build, error))
+    packs = [{"name": build.name, **facts} for build, facts in built]
     if not console.result({"packs": packs, "failed": failed}):
         for facts in packs:
             console.line(f"{_summary(facts)}\n  {facts['ref']}")
             _show_explained(console, facts)
         _show_failed(console, failed)
-        if packs:
-            console.line(f"\nNext: {_next(builds[0], [facts['path'] for facts in packs], destination)}")
+        if built:
+            console.line("\n" + _next(built))
     if failed:
         raise click.exceptions.Exit(1)
 
 
 def _preview_all(console: Console, builds: list[Build]) -> None:
     """Say what would be packed, for whom and into which files. Nothing is written."""
+    from lazydeps.build import tracing
+    from lazydeps.build.pack import preview_pack
+
     packs: list[dict[str, Any]] = []
     failed: list[dict[str, Any]] = []
     for build in builds:
-        observer = _Steps(console)
         try:
-            with ExitStack() as stack:
-                stack.push(observer.close)
+            with Phases(console) as observer:
                 preview = preview_pack(build.options, observer=observer)
         except (LazydepsError, OSError) as error:
             failed.append(_failure(console, build, error))
@@ -254,7 +255,7 @@ def _preview_all(console: Console, builds: list[Build]) -> None:
     if not console.result({"dry_run": True, "packs": packs, "failed": failed}):
         for facts in packs:
             console.line(
-                f"{_shown(facts['path'])}: {len(facts['distributions'])} distributions, {facts['files']:,} files, "
+                f"{shown(Path(facts['path']))}: {len(facts['distributions'])} distributions, {facts['files']:,} files, "
                 f"{mega(facts['unpacked_size'])} unpacked, for Python {facts['python']} on {facts['arch']}; "
                 f"recorded would be {facts['trace']}"
             )
@@ -287,9 +288,10 @@ def _make_folders(builds: list[Build]) -> None:
 
 def _run(console: Console, options: PackOptions, explained: tuple[str, ...]) -> dict[str, Any]:
     """Build one pack, show how far it is, and return the facts of it."""
-    observer = _Steps(console)
-    with ExitStack() as stack:
-        stack.push(observer.close)
+    from lazydeps.build.explain import explain
+    from lazydeps.build.pack import build_pack
+
+    with Phases(console) as observer:
         result = build_pack(options, observer=observer)
     for warning in result.warnings:
         console.warn(warning)
@@ -301,21 +303,26 @@ def _run(console: Console, options: PackOptions, explained: tuple[str, ...]) -> 
     return facts
 
 
-def _next(build: Build, paths: list[str], destination: str | None) -> str:
-    """Return the command that pushes what was built."""
-    if build.name is not None and destination is not None and click.get_current_context().params["out"] is None:
-        return "lazydeps push"
-    return " ".join(["lazydeps push", *map(_shown, paths), destination or BUCKET])
+def _next(built: list[tuple[Build, dict[str, Any]]]) -> str:
+    """Return the commands that push what was built: the targets of a name together, so that the lock file has all.
 
-
-def _shown(path: str) -> str:
-    """Return a path as somebody in this folder would call it."""
-    return str(Path(path).relative_to(Path.cwd())) if Path(path).is_relative_to(Path.cwd()) else path
+    Where everything is where a project has it, `lazydeps push` finds it by itself.
+    """
+    pushes: dict[tuple[str | None, str | None], list[str]] = {}
+    for build, facts in built:
+        pushes.setdefault((build.name, build.destination), []).append(shlex.quote(str(shown(Path(facts["path"])))))
+    lines = []
+    if click.get_current_context().params["out"] is None and all(name and place for name, place in pushes):
+        return "Next: lazydeps push"
+    for (name, destination), paths in pushes.items():
+        pin = f" --name {name or 'NAME'}" if name or len(paths) > 1 else ""
+        lines.append(f"lazydeps push {' '.join(paths)} {destination or BUCKET}{pin}")
+    return "Next: " + "\n      ".join(lines)
 
 
 def _summary(facts: dict[str, Any]) -> str:
     return (
-        f"{_shown(facts['path'])}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
+        f"{shown(Path(facts['path']))}: {mega(facts['size'])}, boot set {mega(facts['boot_size'])}, "
         f"for Python {facts['python']} on {facts['arch']}"
     )
 
@@ -334,37 +341,6 @@ def _show_explained(console: Console, facts: dict[str, Any]) -> None:
     for answer in facts.get("explained", ()):
         place = f"{answer['distribution']}, {answer['set'] or 'not packed'}: " if answer["distribution"] else ""
         console.line(f"\n{answer['path']}\n  {place}{answer['why']}")
-
-
-_WORDS = {
-    "install": "Installing",
-    "compile": "Compiling",
-    "trace": "Recording",
-    "write": "Compressing",
-    "clean": "Removing",
-}
-
-
-class _Steps:
-    """Shows a build's phases as the console's steps."""
-
-    def __init__(self, console: Console) -> None:
-        self._console = console
-        self._step: Any = None
-        self._advance: Advance
-
-    def phase(self, name: str, detail: str) -> None:
-        self.close()
-        self._step = self._console.step(f"{_WORDS.get(name, name)} {detail}", unit="bytes" if name == "write" else "")
-        self._advance = self._step.__enter__()
-
-    def progress(self, done: int, total: int, item: str = "") -> None:
-        self._advance(done, total, item)
-
-    def close(self, *error: Any) -> None:
-        step, self._step = self._step, None
-        if step is not None:
-            step.__exit__(*(error or (None, None, None)))
 
 
 def _pack_facts(result: PackResult) -> dict[str, Any]:

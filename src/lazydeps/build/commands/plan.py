@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from contextlib import ExitStack
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazydeps.build.cache import default_folder
 from lazydeps.build.commands import FILE, FOLDER, output_options
-from lazydeps.build.commands.pack import _Steps
-from lazydeps.build.console import Console, mega
-from lazydeps.build.options import DEFAULT_LEVEL
+from lazydeps.build.compress import DEFAULT_LEVEL
+from lazydeps.build.console import Console, Phases, mega
 from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -74,6 +71,7 @@ def command(
     Writes nothing, unless --write is given.
     """
     from lazydeps.build import proposal
+    from lazydeps.build.cache import default_folder
     from lazydeps.build.options import check_options
     from lazydeps.build.plan import make_plan
     from lazydeps.build.project import FILE as CONFIGURATION
@@ -89,9 +87,7 @@ def command(
         destination, handler = destination or known.destination, handler or known.handler
         if write and known.folder == project.absolute():
             raise click.UsageError(f"--write: {known.file} configures lazydeps already; it is left as it is.")
-    observer = _Steps(console)
-    with ExitStack() as stack:
-        stack.push(observer.close)
+    with Phases(console) as observer:
         plan = make_plan(wanted, folder=project, handler=handler, observer=observer)
     for warning in plan.warnings:
         console.warn(warning)
@@ -110,11 +106,16 @@ def command(
         console.line("  (`lazydeps push` prints the reference.)")
     if written is not None:
         console.line(f"\nWritten: {written}")
+    elif known is not None:
+        console.line(f"\n{known.file.name} configures lazydeps already. What this plan would say, to compare:\n")
+        console.line(_indented(text.rstrip()))
     else:
         console.line(f"\nTo paste into pyproject.toml (--write makes a {CONFIGURATION} of it):\n")
         console.line(_indented(text.rstrip()))
     if plan.verdict in ("needed", "optional"):
-        console.line("\nNext: lazydeps pack, then lazydeps push, then lazydeps package")
+        paste = "" if written is not None or known is not None else "paste that or give --write, then "
+        console.line(f"\nNext: {paste}lazydeps pack, the push that it prints,")
+        console.line(f"      then lazydeps package --python {plan.python} --arch {plan.arch}")
 
 
 def _show(console: Console, plan: Plan) -> None:

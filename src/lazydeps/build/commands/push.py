@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazydeps.build.commands import lock_option, output_options
+from lazydeps.build.commands import default_destination, lock_option, output_options
 from lazydeps.build.console import Console, mega
 
 if TYPE_CHECKING:
@@ -218,14 +218,6 @@ def _split(words: tuple[str, ...]) -> tuple[list[Path], str]:
                 click.get_current_context(),
             )
     return [Path(path) for path in first], destination
-
-
-def default_destination() -> str | None:
-    """Return where the configured project pushes to; None outside one."""
-    from lazydeps.build.project import find_project
-
-    project = find_project(Path.cwd())
-    return None if project is None else project.destination
 
 
 def _say_what_would_be(
