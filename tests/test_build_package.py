@@ -18,7 +18,7 @@ from runtime_api import Function
 from support_command import lazydeps, lazydeps_error, lazydeps_json
 from support_packs import ARCH
 
-from lazydeps.build import lockfile, package
+from lazydeps.build import limits, lockfile, package
 from lazydeps.build.handler_code import Handler, check_handler, early_imports, matches
 from lazydeps.errors import ConfigError, LazydepsError
 
@@ -326,7 +326,7 @@ def test_more_than_lambda_unzips(project: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         package.build_package(options)
     monkeypatch.undo()
-    assert package.UNZIPPED_LIMIT == 262_144_000
+    assert limits.UNZIPPED_LIMIT == 262_144_000
     assert package.build_package(options).files == 7
     assert sorted(path.name for path in project.iterdir() if "zip" in path.name) == ["f.zip"]
 
