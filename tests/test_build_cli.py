@@ -368,6 +368,18 @@ def test_help_has_examples(command: str) -> None:
     assert all(line.startswith("  ") for line in examples if line)
 
 
+def test_the_list_of_commands_is_whole_and_quick() -> None:
+    """On 80 columns no command's words are cut, and none of the commands' files is imported to print them."""
+    code = "import sys, lazydeps.build.cli as c; c.run_cli(['--help']); print(*sys.modules, file=sys.stderr)"
+    done = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "COLUMNS": "80"}, capture_output=True, text=True, check=True
+    )
+    assert "..." not in done.stdout.partition("Commands:")[2]
+    loaded = done.stderr.split()
+    assert "lazydeps.build.cli" in loaded
+    assert not {"boto3", "elftools", "packaging", "lazydeps.build.commands.pack"} & set(loaded)
+
+
 def test_help_and_version() -> None:
     """The command names its subcommands, and its version."""
     text = lazydeps("--help").stdout

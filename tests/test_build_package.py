@@ -18,7 +18,7 @@ from runtime_api import Function
 from support_command import lazydeps, lazydeps_error, lazydeps_json
 from support_packs import ARCH
 
-from lazydeps.build import lockfile, package
+from lazydeps.build import limits, lockfile, package
 from lazydeps.build.handler_code import Handler, check_handler, early_imports, matches
 from lazydeps.errors import ConfigError, LazydepsError
 
@@ -381,7 +381,7 @@ def test_more_than_lambda_unzips(project: Path, monkeypatch: pytest.MonkeyPatch)
     ):
         package.build_package(options)
     monkeypatch.undo()
-    assert package.UNZIPPED_LIMIT == 262_144_000
+    assert limits.UNZIPPED_LIMIT == 262_144_000
     # Lambda says "must be smaller than": as many bytes as the limit are too many.
     has = package.build_package(options, dry_run=True).unpacked_size
     monkeypatch.setattr(package, "UNZIPPED_LIMIT", has)

@@ -740,6 +740,15 @@ def test_the_projects_lock_and_destination(bucket: Bucket, packs: Packs, tmp_pat
     assert "no prefix to look at" in lazydeps("list", code=2, environ=bucket.environ, cwd="/").stderr
 
 
+@pytest.mark.parametrize("moment", ["yesterday", "-1", "1.5", "9" * 20, "\u0663"])
+def test_a_source_date_that_is_none(packs: Packs, tmp_path: Path, moment: str) -> None:
+    """SOURCE_DATE_EPOCH is read alike everywhere: what is no time is one error, before anything is built or sent."""
+    environ = {"SOURCE_DATE_EPOCH": moment}
+    for words in (["push", packs["1"].path, "s3://b/p/"], ["pack", "no-such-thing-here", "-o", "p.tar.zst"]):
+        said = lazydeps(*words, environ=environ, cwd=tmp_path, code=1 + (words[0] == "pack")).stderr
+        assert f"SOURCE_DATE_EPOCH is {moment!r}: expected whole seconds since 1970" in said
+
+
 def test_one_pack_given_twice(bucket: Bucket, packs: Packs, tmp_path: Path) -> None:
     """A pure pack built for two architectures is one pack: what the name meant before is told of each alike."""
     twin = tmp_path / "twin.tar.zst"

@@ -23,13 +23,28 @@ from lazydeps.errors import LazydepsError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-COMMANDS = (
-    *("plan", "pack", "trace", "push", "package", "doctor"),
-    *("list", "diff", "rollback", "prune"),
-    *("inspect", "verify", "extract", "run", "lock", "layer"),
-    *("cache", "gc", "completion"),
-)
-"""In the order in which the help lists them. Each is a file of `build/commands`."""
+COMMANDS = {
+    "plan": "Propose what goes into a pack, and whether it all fits.",
+    "pack": "Build packs from requirements, a project or an archive.",
+    "trace": "Merge, show and compare what imports touch.",
+    "push": "Upload packs to S3, and pin them by name.",
+    "package": "Build the function's zip file.",
+    "doctor": "Find problems before they cost anything.",
+    "list": "Show the packs in a bucket.",
+    "diff": "Show what differs between two packs.",
+    "rollback": "Pin again what a name meant before.",
+    "prune": "Remove old packs from a bucket.",
+    "inspect": "Say what is in a pack, and its reference.",
+    "verify": "Check every frame of a pack.",
+    "extract": "Write a pack as a plain folder.",
+    "run": "Run any Python program with packs loaded.",
+    "lock": "Pin an archive that is not a pack.",
+    "layer": "Write a Lambda layer with the runtime.",
+    "cache": "Look at what builds keep, and remove it.",
+    "gc": "Remove stores on this machine that nobody uses.",
+    "completion": "Print the script that completes this in a shell.",
+}
+"""In the order in which the help lists them, with its words. Each is a file of `build/commands`."""
 
 
 COMPLETE = "_LAZYDEPS_COMPLETE"
@@ -49,6 +64,11 @@ class _Commands(click.Group):
             return None
         command: click.Command = importlib.import_module(f"lazydeps.build.commands.{cmd_name}").command
         return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        del ctx
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 @click.command(

@@ -14,6 +14,7 @@ from lazydeps.errors import ConfigError
 
 from . import policies
 from .doctor import AWS_ERRORS, error_code, one_line, packs_for, with_object
+from .limits import FREE_STORAGE, INIT_LIMIT, memory_for, storage_for
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,17 +22,12 @@ if TYPE_CHECKING:
     from . import lockfile
     from .doctor import Examination
 
-MIB = 1 << 20
-INIT_LIMIT = 10
-"""Seconds that an init has; then it is run again in the first invocation, under the function's own timeout."""
 SNAPSTART_STORAGE = 512
 """MB of ephemeral storage that a function with SnapStart may have at most."""
 VARIABLES = (
     *("LAZYDEPS_PACK", "LAZYDEPS_DIR", "LAZYDEPS_TIMEOUT", "LAZYDEPS_CONNECTIONS", "LAZYDEPS_ALLOW_UNPINNED"),
     *("LAZYDEPS_CHILDREN", "LAZYDEPS_LOCK", "LAZYDEPS_TRACE"),
 )
-BASE_MEMORY = 60
-"""MB of a Python process with lazydeps and nothing else; what is mapped of a boot set comes on top."""
 
 
 def examine_function(found: Examination, name: str, lock: lockfile.Lock | None) -> None:
@@ -199,7 +195,7 @@ def _match(found: Examination, packs: Mapping[str, dict[str, Any] | None], pytho
 
 
 def _storage(found: Examination, facts: Mapping[str, Any], packs: Mapping[str, dict[str, Any] | None]) -> None:
-    has = int((facts.get("EphemeralStorage") or {}).get("Size", 512))
+    has = int((facts.get("EphemeralStorage") or {}).get("Size", FREE_STORAGE))
     known = [pack for pack in packs.values() if pack is not None]
     snapstart = (facts.get("SnapStart") or {}).get("ApplyOn", "None") != "None"
     if snapstart and has > SNAPSTART_STORAGE:
@@ -216,10 +212,10 @@ def _storage(found: Examination, facts: Mapping[str, Any], packs: Mapping[str, d
         return
     start = sum(pack["sets"]["boot"]["unpacked"] + pack["sets"]["data"]["unpacked"] for pack in known)
     every = sum(pack["unpacked_size"] for pack in known)
-    least, most = _mb(start), _mb(every)
+    least, most = storage_for(start), storage_for(every)
     words = f"the function has {has} MB of /tmp; a start lands {least} MB and all files are {most} MB"
     if has < least:
-        found.add("storage", "failure", f"{words}.", f"Set ephemeral_storage to {max(512, most)}.")
+        found.add("storage", "failure", f"{words}.", f"Set ephemeral_storage to {max(FREE_STORAGE, most)}.")
     elif has < most:
         found.add(
             "storage", "warning", f"{words}: the rest comes only if asked for.", f"Set ephemeral_storage to {most}."
@@ -228,15 +224,10 @@ def _storage(found: Examination, facts: Mapping[str, Any], packs: Mapping[str, d
         found.ok("storage", f"{words}.")
 
 
-def _mb(count: int) -> int:
-    """Return MB of /tmp for so many bytes of files, with the 2 % that the benchmark found on top of them."""
-    return -(-int(count * 1.02) // MIB)
-
-
 def _memory(found: Examination, facts: Mapping[str, Any], packs: Mapping[str, dict[str, Any] | None]) -> None:
     has = int(facts.get("MemorySize", 128))
     boot = sum(pack["boot_unpacked"] for pack in packs.values() if pack is not None)
-    needed = BASE_MEMORY + int(0.6 * boot / MIB)
+    needed = memory_for(boot)
     words = f"{has} MB; after its imports a process like this has about {needed} MB (a rough estimate)"
     if has < needed:
         found.add("memory", "warning", f"{words}.", "Give it more, and look at Max Memory Used in its log.")

@@ -14,8 +14,6 @@ MOST_CORES = 2.0
 """More do not help: one thread imports and one worker unpacks."""
 INIT_CORES = 1.0
 """vCPUs that an init is taken to get at least, whatever the memory size; Lambda lends one to two. An assumption."""
-INIT_LIMIT = 10.0
-"""Seconds that an init has; then it runs again in the first invocation, without the loan, under the timeout."""
 SUSTAINED = 75 * 2.0**20
 """Bytes a second that a function receives in the long run."""
 BURST = 375e6

@@ -15,6 +15,7 @@ from lazydeps.errors import ConfigError
 from . import resolve
 from .compress import DEFAULT_LEVEL
 from .dependencies import read_dependencies
+from .epoch import source_date
 from .handler import find_handler, parse_environ
 from .interpreters import canonical_arch
 
@@ -124,6 +125,7 @@ def check_options(options: PackOptions) -> PackOptions:
         for path in paths:
             _must_exist(name, path)
     parse_environ(options.trace_env)
+    source_date()  # what is wrong with it is said now, and not when the pack is written
     if options.events and not options.trace_handlers:
         raise ConfigError("--event is what a handler is called with: name one, --trace-handler app.handler.")
     for handler in options.trace_handlers:

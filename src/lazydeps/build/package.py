@@ -28,6 +28,7 @@ from .handler_code import Handler, check_handler, choose, early_imports, find_ha
 from .inputs import fill
 from .interpreters import require_interpreter
 from .layer import check_target
+from .limits import UNZIPPED_LIMIT, UPLOAD_LIMIT
 from .options import PackOptions
 
 if TYPE_CHECKING:
@@ -35,10 +36,6 @@ if TYPE_CHECKING:
 
     from .interpreters import Interpreter
 
-UPLOAD_LIMIT = 50 << 20
-"""Bytes of a zip file: what `update-function-code` takes directly has fewer (AWS, "Lambda quotas")."""
-UNZIPPED_LIMIT = 250 << 20
-"""Bytes of a function's code and layers, unzipped: "must be smaller than 262144000 bytes", says the API."""
 SMALL = 5_000_000
 """Bytes above which a zip file gets a warning: Lambda fetches and unzips it in every cold start."""
 

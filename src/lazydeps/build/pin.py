@@ -17,6 +17,7 @@ from lazydeps._pack import ROOT_TAG, SKIPPABLE_HEADER, SKIPPABLE_MAGIC
 from lazydeps._ref import ARCHIVES, Ref
 from lazydeps._sources import open_source
 from lazydeps.build import lockfile
+from lazydeps.build.epoch import source_date, spelled
 from lazydeps.errors import ConfigError, PackMismatchError
 
 if TYPE_CHECKING:
@@ -54,15 +55,14 @@ def pin_in_lock(path: Path, name: str, pinned: Pinned) -> None:
     """
     with lockfile.changing(path):
         lock = lockfile.read(path, missing=True)
-        epoch = os.environ.get("SOURCE_DATE_EPOCH", "")
-        moment = int(epoch) if epoch.isdecimal() else time.time()
+        moment = source_date()
         entry = lockfile.Entry(
             ref=pinned.ref,
             size=pinned.size,
             boot_size=0,
             unpacked_size=pinned.unpacked_size,
             distributions={},
-            published=time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment)),
+            published=spelled(time.time() if moment is None else moment),
         )
         lockfile.write(path, lockfile.pin(lock, name, lockfile.ARCHIVE, entry))
 

@@ -24,9 +24,18 @@ from .elf import is_shared_object
 from .handler_code import Handler, choose, early_imports, find_handler
 from .inputs import fill_like
 from .interpreters import require_interpreter
+from .limits import (
+    FREE_STORAGE,
+    INIT_LIMIT,
+    MOST_STORAGE,
+    STORE_OVERHEAD,
+    UNZIPPED_LIMIT,
+    UPLOAD_LIMIT,
+    memory_for,
+    storage_for,
+)
 from .options import PackOptions, check_options
 from .pack import build_pack
-from .package import UNZIPPED_LIMIT, UPLOAD_LIMIT
 from .replay import Replayed, module_names, replay
 from .requested import requested
 from .trace import fit, target_suffixes
@@ -44,12 +53,6 @@ LIGHT_CODE = 1_000_000
 """The same for one with machine code."""
 RUNTIME_UNPACKED, RUNTIME_ZIPPED = 1_500_000, 650_000
 """Bytes of lazydeps and zstandard in a zip file (docs/how-to/lambda-layer.md)."""
-FREE_STORAGE, MOST_STORAGE = 512, 10_240
-"""MB of ``/tmp`` that every function has, and that one can have."""
-STORE_OVERHEAD = 1.02
-"""Bytes of a store for each byte landed, at its peak (docs/benchmarks.md: 1.016)."""
-BASE_MEMORY, MEMORY_A_BYTE = 60, 0.6
-"""MB of a process with lazydeps, and how much of its boot set's bytes it comes to hold (rough: ``science``)."""
 TIMEOUT = 30
 """Seconds: an init that was stopped runs again in the first invocation, under this timeout."""
 SAMPLE = 32 << 20
@@ -474,16 +477,16 @@ def _estimates(replayed: Replayed, received: int) -> tuple[model.Estimate, ...]:
 
 def _storage(landed: int, unpacked: int) -> int:
     """Return the MB of ``/tmp`` to set: room for every file, or for a start where that is more than there can be."""
-    every, start = (-(-int(count * STORE_OVERHEAD) // (1 << 20)) for count in (unpacked, landed))
+    every, start = storage_for(unpacked), storage_for(landed)
     return max(FREE_STORAGE, start if every > MOST_STORAGE else every)
 
 
 def _memory(estimates: Sequence[model.Estimate], boot: int) -> int:
-    needed = BASE_MEMORY + MEMORY_A_BYTE * boot / (1 << 20)
+    needed = memory_for(boot)
     for estimate in estimates:
-        if estimate.memory >= needed and estimate.unlent <= model.INIT_LIMIT:
+        if estimate.memory >= needed and estimate.unlent <= INIT_LIMIT:
             return estimate.memory
-    return next((size for size in (1769, 3008) if size >= needed), -(-int(needed) // 64) * 64)
+    return next((size for size in (1769, 3008) if size >= needed), -(-needed // 64) * 64)
 
 
 def _limits(
@@ -501,5 +504,5 @@ def _limits(
     for estimate in estimates:
         if estimate.memory == memory:
             high = max(estimate.high, estimate.unlent)
-            limits.append(Limit(f"init with {memory} MB", high, model.INIT_LIMIT, "s", high <= model.INIT_LIMIT))
+            limits.append(Limit(f"init with {memory} MB", high, INIT_LIMIT, "s", high <= INIT_LIMIT))
     return tuple(limits)

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ from urllib.parse import urlencode
 import lazydeps
 from lazydeps._ref import Ref
 from lazydeps.build import lockfile
+from lazydeps.build.epoch import source_date, spelled
 from lazydeps.build.lockfile import Entry, target_key
 from lazydeps.build.read import as_ref, open_pack
 from lazydeps.build.s3 import S3_ERRORS, Destination, explain, head, new_client, preflight
@@ -375,14 +375,13 @@ def _same_content(client: Any, pack: Path, bucket: str, key: str) -> bool:
 
 def _metadata(root: Root, pack: Path, options: PushOptions) -> dict[str, str]:
     """Return what the object says of itself, in ASCII, as S3 wants it."""
-    built = os.environ.get("SOURCE_DATE_EPOCH", "")
-    moment = int(built) if built.isdecimal() else int(pack.stat().st_mtime)
+    built = source_date()
     found = {
         "lazydeps-version": lazydeps.__version__,
         "lazydeps-python": root.python,
         "lazydeps-arch": root.arch,
         "lazydeps-root": root.digest.hex(),
-        "lazydeps-built": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(moment)),
+        "lazydeps-built": spelled(pack.stat().st_mtime if built is None else built),
     }
     if options.name is not None:
         found["lazydeps-name"] = options.name

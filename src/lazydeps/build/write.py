@@ -21,6 +21,7 @@ from lazydeps.errors import ConfigError, LazydepsError
 
 from .cache import key
 from .compress import compress, library
+from .epoch import EPOCH, source_date
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -29,8 +30,6 @@ if TYPE_CHECKING:
 
 SetName = Literal["boot", "data", "cold"]
 
-EPOCH = 315532800
-"""1980-01-01, the modification time of every member: the earliest that zip, too, can hold."""
 BOOT_GROWTH = ((4, 128 << 10), (4, 256 << 10), (4, 512 << 10), (4, 1 << 20))
 """How many boot frames of which unpacked size (bytes) come first: small ones, so that the first import starts soon."""
 FRAME = 2 << 20
@@ -157,10 +156,8 @@ def write_pack(
     if not 1 <= level <= 22:
         raise ConfigError(f"level {level} is not a zstd level: choose 1 (fast) to 22 (small).")
     if epoch is None:
-        wanted = os.environ.get("SOURCE_DATE_EPOCH") or str(EPOCH)
-        if not wanted.isdecimal():
-            raise ConfigError(f"SOURCE_DATE_EPOCH is {wanted!r}: expected whole seconds since 1970, or nothing.")
-        epoch = int(wanted)
+        epoch = source_date()
+        epoch = EPOCH if epoch is None else epoch
     total = sum(member.source.stat().st_size for member in members)
     sets: dict[str, SetSize] = {name: SetSize() for name in _pack.SETS}
     out = out.absolute()

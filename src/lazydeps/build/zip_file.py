@@ -12,9 +12,7 @@ import time
 import zipfile
 from typing import TYPE_CHECKING
 
-from lazydeps.errors import ConfigError
-
-from .write import EPOCH
+from .epoch import EPOCH, source_date
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,12 +30,7 @@ def moment() -> Moment:
     Raises:
         ConfigError: the variable is no such time.
     """
-    wanted = os.environ.get("SOURCE_DATE_EPOCH") or str(EPOCH)
-    if not wanted.isdecimal() or int(wanted) > _LAST_TIME:
-        raise ConfigError(
-            f"SOURCE_DATE_EPOCH is {wanted!r}: expected whole seconds since 1970 up to {_LAST_TIME}, or nothing."
-        )
-    return time.gmtime(max(int(wanted), EPOCH))[:6]
+    return time.gmtime(max(source_date(_LAST_TIME) or EPOCH, EPOCH))[:6]
 
 
 def write_zip(out: Path, tree: Path, files: Sequence[str], *, moment: Moment, prefix: str = "") -> tuple[int, bytes]:

@@ -10,6 +10,7 @@ import click
 from lazydeps.build.commands import FILE, FOLDER, output_options
 from lazydeps.build.compress import DEFAULT_LEVEL
 from lazydeps.build.console import Console, Phases, mega
+from lazydeps.build.limits import UPLOAD_LIMIT
 from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -166,7 +167,7 @@ def _verdict(plan: Plan) -> list[str]:
         return [everything, "It does not fit, not even with a pack: see the limits below."]
     lines = [everything]
     if plan.verdict == "optional":
-        how = "" if plan.everything_zipped <= 50 << 20 else ", uploaded through S3"
+        how = "" if plan.everything_zipped <= UPLOAD_LIMIT else ", uploaded through S3"
         lines.append(f"It fits{how}: you may not need lazydeps. `lazydeps package` adds bytecode.")
         chosen = next((entry for entry in plan.estimates if entry.memory == plan.memory_size), None)
         if chosen is not None:
