@@ -210,6 +210,27 @@ import pkg.never
     assert "other.py" in torn.order
 
 
+def test_lines_of_children(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """A child writes lines where its parent does, and none into what a program reads from it."""
+    body = """
+import subprocess, sys
+with lazydeps.load():
+    import pkg
+command = [sys.executable, "-c", "import pkg.never"]
+said = subprocess.run(command, stderr=subprocess.PIPE, check=True).stderr
+assert said == b"", said
+subprocess.run(command, check=True)
+lazydeps.uninstall()
+import os
+assert "LAZYDEPS_TRACE_LOG" not in os.environ
+lazydeps.load()
+"""
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE="log")
+    log = tmp_path / "log"
+    log.write_text(errors)
+    assert sorted("pkg/never.py" in trace.order for trace in read_traces(log)) == [False, True]
+
+
 HANDLER = """
 import lazydeps
 with lazydeps.load():
