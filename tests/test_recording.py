@@ -447,6 +447,23 @@ def test_what_c_code_maps(run_python: RunPython, tmp_path: Path) -> None:
     assert Trace.load(path).order == ("seed.py", "lib.libs/libx.so", "lib/__init__.py", "after.py")
 
 
+def test_a_folder_that_is_full(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """The document that was there stays as it was, and nothing lies beside it."""
+    body = """
+import resource
+with lazydeps.load():
+    import pkg
+lazydeps.wait(complete=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+import pkg.never
+"""
+    where = f"file://{tmp_path}/traces"
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    assert "the trace could not be written (OSError: [Errno 27]" in errors
+    (path,) = (tmp_path / "traces").iterdir()
+    assert "other.py" in Trace.load(path).order
+
+
 def test_without_proc(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
     """Where nobody can see what is mapped, the modules are recorded all the same."""
     body = """

@@ -113,9 +113,14 @@ class FolderOutlet(Outlet):
         folder = unquote(self.where.removeprefix("file://"))
         os.makedirs(folder, exist_ok=True)
         part = os.path.join(folder, f".{name}.partial")
-        with open(part, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(part, os.path.join(folder, name))
+        try:
+            with open(part, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            os.replace(part, os.path.join(folder, name))
+        except OSError:
+            if os.path.lexists(part):
+                os.unlink(part)  # a full disk is full enough
+            raise
 
 
 class S3Outlet(Outlet):
