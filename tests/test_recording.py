@@ -210,6 +210,27 @@ import pkg.never
     assert "other.py" in torn.order
 
 
+def test_lines_of_children(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """A child writes lines where its parent does, and none into what a program reads from it."""
+    body = """
+import subprocess, sys
+with lazydeps.load():
+    import pkg
+command = [sys.executable, "-c", "import pkg.never"]
+said = subprocess.run(command, stderr=subprocess.PIPE, check=True).stderr
+assert said == b"", said
+subprocess.run(command, check=True)
+lazydeps.uninstall()
+import os
+assert "LAZYDEPS_TRACE_LOG" not in os.environ
+lazydeps.load()
+"""
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE="log")
+    log = tmp_path / "log"
+    log.write_text(errors)
+    assert sorted("pkg/never.py" in trace.order for trace in read_traces(log)) == [False, True]
+
+
 HANDLER = """
 import lazydeps
 with lazydeps.load():
@@ -424,6 +445,23 @@ def test_what_c_code_maps(run_python: RunPython, tmp_path: Path) -> None:
     start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=f"file://{tmp_path}/traces")
     (path,) = (tmp_path / "traces").iterdir()
     assert Trace.load(path).order == ("seed.py", "lib.libs/libx.so", "lib/__init__.py", "after.py")
+
+
+def test_a_folder_that_is_full(run_python: RunPython, pack: Written, tmp_path: Path) -> None:
+    """The document that was there stays as it was, and nothing lies beside it."""
+    body = """
+import resource
+with lazydeps.load():
+    import pkg
+lazydeps.wait(complete=True)
+resource.setrlimit(resource.RLIMIT_FSIZE, (100, 100))
+import pkg.never
+"""
+    where = f"file://{tmp_path}/traces"
+    _, errors = start(run_python, ref_of(pack), tmp_path / "store", body, LAZYDEPS_TRACE=where)
+    assert "the trace could not be written (OSError: [Errno 27]" in errors
+    (path,) = (tmp_path / "traces").iterdir()
+    assert "other.py" in Trace.load(path).order
 
 
 def test_without_proc(run_python: RunPython, pack: Written, tmp_path: Path) -> None:

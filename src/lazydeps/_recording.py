@@ -76,6 +76,8 @@ class Recording:
     def stop(self) -> None:
         """Write what is left, and listen no more."""
         self._finish()
+        if not self._off:
+            self._outlet.close()
         self._off = True
         if self in sys.meta_path:
             sys.meta_path.remove(self)

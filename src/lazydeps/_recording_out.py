@@ -17,6 +17,10 @@ LINE = 200_000
 """Characters of a log line: CloudWatch takes 256 KiB an event, and cuts what is longer."""
 
 
+_LOG = "LAZYDEPS_TRACE_LOG"
+"""Which standard error is the log, by device and inode: a process sets it for its children."""
+
+
 class Outlet:
     """Writes documents. Each process has a name of its own, so a later document replaces its earlier ones."""
 
@@ -40,6 +44,9 @@ class Outlet:
 
     def hurry(self) -> None:
         """Take little time for what is still to write: the process ends."""
+
+    def close(self) -> None:
+        """Nothing more is written. Take back what children were told."""
 
     def warn(self, error: Exception) -> None:
         """Say once that the trace could not be written."""
@@ -67,9 +74,19 @@ class LogOutlet(Outlet):
     def __init__(self, where: str) -> None:
         super().__init__(where)
         self._serial = 0
+        # A child's may be a pipe whose other end reads answers and not a log.
+        own = _standard_error()
+        self._is_log = os.environ.setdefault(_LOG, own) == own
+
+    def close(self) -> None:
+        """Nothing more is written. Take back what children were told."""
+        if self._is_log:
+            os.environ.pop(_LOG, None)
 
     def write(self, documents: Documents) -> None:
         """Write each document as one line, or several parts of one."""
+        if not self._is_log:
+            return
         from binascii import b2a_base64
         from json import dumps
         from zlib import compress
@@ -96,9 +113,14 @@ class FolderOutlet(Outlet):
         folder = unquote(self.where.removeprefix("file://"))
         os.makedirs(folder, exist_ok=True)
         part = os.path.join(folder, f".{name}.partial")
-        with open(part, "w", encoding="utf-8") as stream:
-            stream.write(text)
-        os.replace(part, os.path.join(folder, name))
+        try:
+            with open(part, "w", encoding="utf-8") as stream:
+                stream.write(text)
+            os.replace(part, os.path.join(folder, name))
+        except OSError:
+            if os.path.lexists(part):
+                os.unlink(part)  # a full disk is full enough
+            raise
 
 
 class S3Outlet(Outlet):
@@ -143,6 +165,14 @@ def open_outlet(where: str, environ: Mapping[str, str]) -> Outlet:
     if where == "log":
         return LogOutlet(where)
     return FolderOutlet(where) if where.startswith("file://") else S3Outlet(where, environ)
+
+
+def _standard_error() -> str:
+    try:
+        facts = os.fstat(2)
+    except OSError:
+        return "none"
+    return f"{facts.st_dev}:{facts.st_ino}"
 
 
 def _text(document: dict[str, Any]) -> str:

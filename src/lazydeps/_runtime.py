@@ -105,7 +105,7 @@ def load(
             in ``lazydeps.lock``. None: those in ``LAZYDEPS_PACK``, separated by white space; without that, all packs of
             the lock that this interpreter can use, by name.
             The lock is the file that ``LAZYDEPS_LOCK`` names (``0``: none), else ``lazydeps.lock`` in the folder of
-            the file that calls, else in ``LAMBDA_TASK_ROOT``.
+            the file that calls (or that it is a link to), else in ``LAMBDA_TASK_ROOT``.
             The first pack that has a module wins. A pack that is loaded already is not loaded again.
         directory: where the stores are. None: ``LAZYDEPS_DIR``, else ``/tmp/lazydeps``.
         timeout: seconds that all of it may take. None: ``LAZYDEPS_TIMEOUT``, else no limit but those of each request.
