@@ -252,6 +252,17 @@ def test_a_damaged_record_is_named(content: bytes, tmp_path: Path) -> None:
     assert "Install that distribution again, or remove the file." in error
 
 
+@pytest.mark.parametrize("fields", ["Name: on\x1b[31me\nVersion: 1.0", "Name: one\nVersion: 1\x07"])
+def test_a_name_with_control_characters_is_refused(fields: str, tmp_path: Path) -> None:
+    """A pack with such a distribution would be refused by every reader, and terminals obey it."""
+    info = tmp_path / "site" / "one-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\n{fields}\n\n")
+    error = lazydeps_error("pack", "--from-dir", info.parent, "-o", tmp_path / "p", *QUICK)["message"]
+    assert error.isprintable()
+    assert error.startswith("one-1.0.dist-info gives its distribution's name or version with control characters: '")
+
+
 def test_a_record_leads_nowhere_else(tmp_path: Path) -> None:
     """Digests are compared of files in the tree alone: a hostile RECORD names any file of this machine."""
     info = tmp_path / "site" / "one-1.0.dist-info"
