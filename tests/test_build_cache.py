@@ -172,8 +172,24 @@ def test_a_program_that_changes_the_tree_is_recorded_each_time(site: Path, tmp_p
     )
     facts = [pack(site, cache, "--trace", code) for cache in (tmp_path / "cache", tmp_path / "cache", None)]
     assert len({entry["root"] for entry in facts}) == 1
+    (warning,) = facts[0]["warnings"]
+    assert warning == "the traced program wrote into one/data.txt; the pack has what it left there."
     assert "traces" not in kept(tmp_path / "cache")
     assert (site / "one" / "data.txt").read_text().startswith("one")
+
+
+def test_what_a_traced_program_writes_is_not_packed(site: Path, tmp_path: Path) -> None:
+    """numba, for one, leaves machine code for this processor beside its modules: the pack would never be the same."""
+    code = "import os, one; open(f'{one.__path__[0]}/{os.urandom(4).hex()}.nbi', 'wb').write(os.urandom(9))"
+    first, second = (pack(site, None, "--trace", code) for _ in range(2))
+    assert first["root"] == second["root"] == pack(site, None, "--trace", "import os, one")["root"]
+
+
+def test_a_traced_program_that_removes_files_is_refused(site: Path) -> None:
+    """What is to be packed is gone then; the message names it."""
+    words = ["--from-dir", site, "-o", site.parent / "p", "--no-cache"]
+    said = lazydeps_error("pack", *words, "--trace", "import os, one; os.remove(one.__path__[0] + '/data.txt')")
+    assert "removed files of the packages that it imports (one/data.txt)" in said["message"]
 
 
 @pytest.mark.parametrize("how", ["exec(open({file!r}).read())", "import sys; sys.path.append({folder!r}); import app"])

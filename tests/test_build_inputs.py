@@ -28,7 +28,7 @@ from lazydeps.build import resolve
 from lazydeps.build.inputs import fill
 from lazydeps.build.interpreters import find_interpreter, require_interpreter
 from lazydeps.build.options import PackOptions, check_options
-from lazydeps.build.records import find_edited
+from lazydeps.build.records import find_edited, shared_warnings
 from lazydeps.build.unpack import unpack
 from lazydeps.build.uv import uv_binary
 from lazydeps.build.wheels import choose_wheels, fits
@@ -250,6 +250,28 @@ def test_a_damaged_record_is_named(content: bytes, tmp_path: Path) -> None:
     error = lazydeps_error("pack", "--from-dir", info.parent, "-o", tmp_path / "p", *QUICK)["message"]
     assert "one-1.0.dist-info/RECORD is damaged: " in error
     assert "Install that distribution again, or remove the file." in error
+
+
+def test_distributions_that_share_a_file_are_named(tmp_path: Path) -> None:
+    """opencv-python and opencv-python-headless, for two: which file is there is a matter of chance."""
+    for name, digest in (("one", "sha256=AA"), ("two", "sha256=BB"), ("three", "sha256=AA")):
+        info = tmp_path / f"{name}-1.0.dist-info"
+        info.mkdir()
+        (info / "RECORD").write_text(f"shared/x.py,{digest},3\n{info.name}/METADATA,{digest},3\nown_{name}.py,,\n")
+    (warning,) = shared_warnings(tmp_path)
+    assert warning.startswith("one-1.0 and two-1.0 both install shared/x.py, and differ; ")
+    assert "Ask for one of them only." in warning
+
+
+@pytest.mark.parametrize("fields", ["Name: on\x1b[31me\nVersion: 1.0", "Name: one\nVersion: 1\x07"])
+def test_a_name_with_control_characters_is_refused(fields: str, tmp_path: Path) -> None:
+    """A pack with such a distribution would be refused by every reader, and terminals obey it."""
+    info = tmp_path / "site" / "one-1.0.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\n{fields}\n\n")
+    error = lazydeps_error("pack", "--from-dir", info.parent, "-o", tmp_path / "p", *QUICK)["message"]
+    assert error.isprintable()
+    assert error.startswith("one-1.0.dist-info gives its distribution's name or version with control characters: '")
 
 
 def test_a_record_leads_nowhere_else(tmp_path: Path) -> None:

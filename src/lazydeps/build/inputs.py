@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from . import resolve
 from .dependencies import ProjectDependencies, export_lock, read_dependencies
 from .options import is_pylock
-from .records import edited_warnings
+from .records import edited_warnings, shared_warnings
 from .unpack import unpack
 from .wheels import choose_wheels
 
@@ -62,8 +62,9 @@ def fill(
         )
     requested = _requested(options, wanted, tree)
     resolve.refuse_editable(tree)
+    warnings = (*done.warnings, *shared_warnings(tree))
     resolve.normalise(tree, drop_scripts=True)
-    return Filled(requested, done.warnings)
+    return Filled(requested, warnings)
 
 
 def fill_like(

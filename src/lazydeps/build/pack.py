@@ -21,6 +21,7 @@ from .explain import Inventory
 from .inputs import describe, fill
 from .interpreters import require_interpreter
 from .options import PackOptions, check_options
+from .recall import looks
 from .sets import arrange, boot_files
 from .strip_tree import Stripped, strip_tree
 from .trace import FILE_PREFIX, Trace, accompany, fit, target_suffixes
@@ -178,6 +179,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
         elf = ElfTree(tree, files)
 
         clock.phase("trace", tracing.describe(options))
+        before = looks(tree, files)
         recording = tracing.obtain(
             options,
             tree,
@@ -188,6 +190,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
             scratch=Path(scratch),
             cache=cache,
         )
+        warnings += tracing.tidy(tree, before)
         fitted = fit(recording.trace, files, suffixes=suffixes)
         trace = replace(fitted.trace, python=options.python, arch=options.arch)
         trace = accompany(trace, planned.beside, frozenset(files))

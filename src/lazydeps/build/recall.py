@@ -54,7 +54,7 @@ def recall(
     """
     if cache is None:
         return record()
-    before = _looks(tree, files)
+    before = looks(tree, files)
     with ThreadPoolExecutor(jobs or os.cpu_count() or 1) as executor:
         digests = list(executor.map(lambda path: _digest(tree / path), files))
     name = key(
@@ -73,7 +73,7 @@ def recall(
         }
         return Recording(Trace(**fields), {})
     recording = record()
-    if not (recording.failed or recording.foreign) and _looks(tree, files) == before:
+    if not (recording.failed or recording.foreign) and looks(tree, files) == before:
         cache.put("traces", name, json.dumps(asdict(recording.trace)).encode())
     return recording
 
@@ -83,7 +83,13 @@ def _digest(path: Path) -> bytes:
         return hashlib.file_digest(stream, "sha256").digest()
 
 
-def _looks(tree: Path, files: Sequence[str]) -> list[tuple[int, int, int]]:
-    """Return what tells a file that was written to from one that was not, without reading it."""
-    facts = [(tree / path).lstat() for path in files]
-    return [(entry.st_ino, entry.st_size, entry.st_mtime_ns) for entry in facts]
+def looks(tree: Path, files: Sequence[str]) -> dict[str, tuple[int, int, int]]:
+    """Return what tells a file that was written to from one that was not, without reading it; of those that exist."""
+    found = {}
+    for path in files:
+        try:
+            facts = (tree / path).lstat()
+        except OSError:
+            continue
+        found[path] = facts.st_ino, facts.st_size, facts.st_mtime_ns
+    return found

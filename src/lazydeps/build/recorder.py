@@ -70,6 +70,8 @@ class Recorder:
         self.foreign = False
         """Whether a file was read that is neither the tree's nor the machine's: its content decides as well."""
         self._machine = (tree, own, sys.prefix, sys.base_prefix, sys.exec_prefix, *_MACHINE)
+        self.written: set[str] = set()
+        """Files that the program made in the tree: they are neither the pack's nor missing in it."""
         self._mapped: set[str] = set()
         self._interval = 0
         """Index of the entry at which the current interval between two looks at the memory map began."""
@@ -89,7 +91,9 @@ class Recorder:
         """Take an audit event. It must not raise: that would change what the program does."""
         if event == "open":
             path = self._inside(args[0])
-            if path is not None:
+            if path is not None and args[2] & os.O_CREAT and path not in self.files:
+                self.written.add(path)
+            elif path is not None:
                 self._opened(path, sys._getframe(1))
             elif not self.foreign and args[2] & os.O_ACCMODE != os.O_WRONLY:
                 self.foreign = self._is_foreign(args[0])
@@ -293,7 +297,7 @@ class Recorder:
             for base in self.misses
             if base not in self.folders and not any(base + suffix in self.files for suffix in suffixes)
         ]
-        return sorted({*modules, *self.missing})
+        return sorted({*modules, *self.missing.keys() - self.written})
 
 
 def _script_beside(name: str) -> dict[str, Any]:

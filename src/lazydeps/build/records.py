@@ -57,6 +57,27 @@ def find_edited(tree: Path) -> dict[str, list[str]]:
     return edited
 
 
+def shared_warnings(tree: Path) -> list[str]:
+    """Return a warning for each pair of distributions that install different files under one name.
+
+    Which of them is there, the installer has decided, perhaps by which came last; so another build may differ.
+    """
+    first: dict[str, tuple[str, str]] = {}
+    pairs: dict[tuple[str, str], list[str]] = {}
+    for record in sorted(tree.glob("*.dist-info/RECORD")):
+        info = record.parent.name
+        for path, digest, *_ in (row for row in read_rows(record) if len(row) > 1 and row[1]):
+            known = first.setdefault(path, (digest, info))
+            if known[0] != digest and known[1] != info:
+                pairs.setdefault((known[1], info), []).append(path)
+    return [
+        f"{one.removesuffix('.dist-info')} and {other.removesuffix('.dist-info')} both install "
+        f"{', '.join(paths[:SHOWN])}{', …' if len(paths) > SHOWN else ''}, and differ; what uv wrote last is packed. "
+        "Ask for one of them only."
+        for (one, other), paths in pairs.items()
+    ]
+
+
 def edited_warnings(tree: Path) -> list[str]:
     """Return a warning for each distribution with files that somebody has edited."""
     return [

@@ -323,6 +323,11 @@ def _distributions(tree: Path) -> list[_Distribution]:
         fields = HeaderParser().parsestr(_read_text(metadata))
         if not fields["Name"]:
             continue
+        if not (str(fields["Name"]).isprintable() and str(fields["Version"] or "").isprintable()):
+            raise ConfigError(
+                f"{info.name} gives its distribution's name or version with control characters: "
+                f"{str(fields['Name'])!r:.60}, {str(fields['Version'])!r:.60}. Install it from a source you trust."
+            )
         name = canonicalize_name(fields["Name"])
         requires = tuple(str(line) for line in fields.get_all("Requires-Dist") or ())
         found[name] = _Distribution(name, fields["Version"] or "", info.name, requires, tuple(_record_paths(info)))

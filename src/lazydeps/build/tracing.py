@@ -19,11 +19,11 @@ from .handler import find_handler, parse_environ
 from .inputs import fill_like
 from .merge import merge
 from .options import handler_folders
-from .recall import recall
+from .recall import looks, recall
 from .trace import Recording, record
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from .cache import Cache
     from .interpreters import Interpreter
@@ -69,6 +69,39 @@ def obtain(
         {name: said for recording in recordings for name, said in recording.failed.items()},
         {name: said for recording in recordings for name, said in recording.raised.items()},
     )
+
+
+def tidy(tree: Path, before: Mapping[str, tuple[int, int, int]]) -> list[str]:
+    """Remove what a recorded program wrote into a tree, which would make a pack of what one machine did; say the rest.
+
+    Args:
+        tree: what was imported.
+        before: what `looks` said of all its files.
+
+    Returns:
+        Warnings of files that are not what was installed any more.
+
+    Raises:
+        LazydepsError: it has removed some.
+    """
+    files = resolve.list_files(tree)
+    for path in files:
+        if path not in before:
+            (tree / path).unlink()
+    after = looks(tree, files)
+    if gone := [path for path in before if path not in after]:
+        raise LazydepsError(
+            f"the traced program removed files of the packages that it imports ({_some(gone)}), which are to be "
+            "packed. Trace one that leaves them alone."
+        )
+    changed = [path for path, facts in before.items() if after[path] != facts]
+    if not changed:
+        return []
+    return [f"the traced program wrote into {_some(changed)}; the pack has what it left there."]
+
+
+def _some(paths: Sequence[str]) -> str:
+    return ", ".join(paths[:3]) + (", …" if len(paths) > 3 else "")
 
 
 def _asked(options: PackOptions) -> bool:
