@@ -20,7 +20,7 @@ from support_command import lazydeps, lazydeps_error, lazydeps_json
 from support_packs import ARCH, pack_tree, write_tree
 
 from lazydeps.build import policies
-from lazydeps.build.doctor import Check, DoctorOptions, Examination
+from lazydeps.build.doctor import Check, DoctorOptions, Examination, _bucket_settings, _write_test
 from lazydeps.build.doctor_function import _memory, _simulate, _storage
 
 if TYPE_CHECKING:
@@ -618,6 +618,29 @@ def test_nothing_that_answers_ends_in_a_traceback(tmp_path: Path, body: bytes) -
     found = Examination(DoctorOptions())
     found.guard("role", lambda _: {}["Role"])
     assert (found.checks[0].state, "KeyError: 'Role'" in found.checks[0].words) == ("failure", True)
+
+
+def test_answers_that_are_not_full(account: Account, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty answer is not taken for a blocked bucket, nor for the object that was put."""
+    for name, value in {**account.environ, "AWS_MAX_ATTEMPTS": "1"}.items():
+        monkeypatch.setenv(name, value)
+    client = account.client("s3")
+
+    def empty(parsed: dict[str, Any], **_: Any) -> None:
+        if "Body" in parsed:
+            parsed["Body"] = io.BytesIO()
+        parsed["PublicAccessBlockConfiguration"] = {}
+
+    client.meta.events.register("after-call.s3.GetPublicAccessBlock", empty)
+    client.meta.events.register("after-call.s3.GetObject", empty)
+    closed = dict.fromkeys(("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets"), True)
+    client.put_public_access_block(Bucket=account.name, PublicAccessBlockConfiguration=closed)
+    found = Examination(DoctorOptions())
+    _bucket_settings(found, client, account.name)
+    _write_test(found, client, account.name, "p/")
+    client.delete_public_access_block(Bucket=account.name)
+    states = {check.name: check.state for check in found.checks}
+    assert (states["public access"], states["write"]) == ("warning", "failure")
 
 
 def test_settings_that_the_sdk_does_not_take(tmp_path: Path) -> None:

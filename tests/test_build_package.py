@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import os
 import re
 import shutil
 import stat
@@ -266,6 +267,14 @@ def test_more_that_often_holds_secrets(project: Path) -> None:
     assert not {f"shop/{name}" for name in secret} & set(names)
     assert {"shop/secrets.py", "shop/config.json"} < set(names)
     assert all(any(f"shop/{name} was left out" in line for line in facts["warnings"]) for name in secret)
+
+
+def test_a_name_that_no_zip_file_can_have(project: Path) -> None:
+    """A name that is no text is refused with what to do, and goes by an --exclude."""
+    (project / "shop" / os.fsdecode(b"\xff.txt")).write_text("")
+    message = lazydeps_error("package", project, "-n", "--no-runtime")["message"]
+    assert "has a name that no zip file can have. Rename it, or --exclude" in message
+    assert lazydeps_json("package", project, "-n", "--no-runtime", "--exclude", "*.txt")["files"]
 
 
 def test_the_zip_file_of_the_last_time(project: Path) -> None:

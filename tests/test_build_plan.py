@@ -291,7 +291,7 @@ def test_addresses_in_the_configuration(tmp_path: Path) -> None:
         "two": "two @ https://example.com/two-2-py3-none-any.whl",
         "three": "three==1",
     }
-    assert any("is fetched with a password or a token. They were left out" in line for line in warnings)
+    assert any("is fetched with a password or a token. It was left out" in line for line in warnings)
     assert "secret" not in str(warnings)
 
 

@@ -37,6 +37,8 @@ SCRATCH = 2_000_000_000
 _CLIENT = BotoConfig(connect_timeout=5, read_timeout=15, retries={"max_attempts": 2, "mode": "standard"})
 AWS_ERRORS = (BotoCoreError, ClientError, ResponseParserError)
 """What a call of boto3 may raise for what AWS, or whatever answers in its place, has done."""
+_BLOCKS = ("BlockPublicAcls", "IgnorePublicAcls", "BlockPublicPolicy", "RestrictPublicBuckets")
+_PROBE = b"lazydeps doctor\n"
 _DENIED = frozenset({"AccessDenied", "AccessDeniedException", "UnauthorizedOperation", "AllAccessDisabled", "403"})
 
 
@@ -322,7 +324,7 @@ def _destination(found: Examination, destination: str) -> None:
 def _bucket_settings(found: Examination, client: Any, bucket: str) -> None:
     try:
         block = client.get_public_access_block(Bucket=bucket)["PublicAccessBlockConfiguration"]
-        closed = all(block.values())
+        closed = all(block.get(name) for name in _BLOCKS)
     except AWS_ERRORS as error:
         if error_code(error) != "NoSuchPublicAccessBlockConfiguration":
             found.refused("public access", error, f"s3:GetBucketPublicAccessBlock on {bucket}", needed=False)
@@ -356,13 +358,20 @@ def _write_test(found: Examination, client: Any, bucket: str, prefix: str) -> No
     key = f"{prefix}.lazydeps-doctor-{uuid.uuid4().hex}"
     where = f"arn:aws:s3:::{bucket}/{prefix}*"
     try:
-        client.put_object(Bucket=bucket, Key=key, Body=b"lazydeps doctor\n", IfNoneMatch="*")
+        client.put_object(Bucket=bucket, Key=key, Body=_PROBE, IfNoneMatch="*")
     except AWS_ERRORS as error:
         found.refused("write", error, f"s3:PutObject on {where}", needed=True)
         return
     try:
-        client.get_object(Bucket=bucket, Key=key)["Body"].read()
-        found.ok("write", f"a small object was put under s3://{bucket}/{prefix} and read.")
+        if client.get_object(Bucket=bucket, Key=key)["Body"].read() == _PROBE:
+            found.ok("write", f"a small object was put under s3://{bucket}/{prefix} and read.")
+        else:
+            found.add(
+                "write",
+                "failure",
+                f"a small object was put under s3://{bucket}/{prefix}, and what was read is something else.",
+                "Look at the proxy and at AWS_ENDPOINT_URL: this is not what S3 does.",
+            )
     except AWS_ERRORS as error:
         found.refused("write", error, f"s3:GetObject on {where}", needed=True)
     try:

@@ -379,8 +379,10 @@ def _keys(found: Examination, refs: list[Ref]) -> list[str]:
         bucket, _, key = ref.url.removeprefix("s3://").partition("/")
         try:
             facts = found.client("s3").head_object(Bucket=bucket, Key=key)
-        except AWS_ERRORS:
-            continue  # the check of the pack has said so
+        except AWS_ERRORS as error:
+            what = f"whether {ref.shown.partition('#')[0]} is encrypted with a KMS key, which the role would need too"
+            found.add("role", "skipped", f"{what}, could not be looked at ({one_line(error)}).")
+            continue
         name = str(facts.get("SSEKMSKeyId") or "")
         if name and name not in keys:
             keys.append(name)

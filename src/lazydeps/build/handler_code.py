@@ -165,6 +165,10 @@ def choose(folder: Path, *, handler: Handler | None, include: Sequence[str] = ()
     secrets = tuple(sorted(path for path in chosen - literal if _is_secret(path)))
     files: dict[str, Path] = {}
     for path in sorted(chosen.difference(secrets)):
+        if not _is_text(path):
+            raise ConfigError(
+                f"{path!r} has a name that no zip file can have. Rename it, or --exclude it by a pattern."
+            )
         source = folder / path
         real = source.resolve()
         if not real.is_relative_to(folder):
@@ -346,6 +350,14 @@ def _imported(files: Iterable[Path]) -> set[str]:
             elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
                 names.add(node.module.partition(".")[0])
     return names
+
+
+def _is_text(path: str) -> bool:
+    try:
+        path.encode()
+    except UnicodeEncodeError:  # bytes of another encoding
+        return False
+    return True
 
 
 def _is_secret(path: str) -> bool:
