@@ -367,10 +367,13 @@ def parts_sent(bucket: Bucket) -> Iterator[list[int]]:
     bucket.client.meta.events.unregister("provide-client-params.s3.UploadPart", note)
 
 
-def test_ctrl_c_keeps_what_has_arrived(bucket: Bucket, gate: Gate, large: Written, parts_sent: list[int]) -> None:
+@pytest.mark.parametrize(("by", "expected"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_ctrl_c_keeps_what_has_arrived(
+    bucket: Bucket, gate: Gate, large: Written, parts_sent: list[int], by: signal.Signals, expected: int
+) -> None:
     """An interrupted upload leaves no object, says how much is kept and ends at once; the same command goes on."""
-    code, said = interrupted(bucket, gate, large, by=signal.SIGINT)
-    assert code == 130, said
+    code, said = interrupted(bucket, gate, large, by=by)
+    assert code == expected, said
     kept = large.size - PART
     assert f"Interrupted: {kept / 1e6:.1f} MB of p.tar.zst are kept in the bucket. The same command continues" in said
     assert "with --abort it drops them" in said

@@ -38,6 +38,8 @@ class _State:
     """One process has one set of signal handlers."""
 
     first: float | None = None
+    number: int | None = None
+    """Which signal came first."""
     held = 0
     waiting: int | None = None
 
@@ -52,7 +54,7 @@ def raised_once() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _State.first, _State.held, _State.waiting = None, 0, None
+    _State.first, _State.number, _State.held, _State.waiting = None, None, 0, None
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number, handler in before.items():
         if handler not in (signal.SIG_IGN, None):
@@ -65,6 +67,11 @@ def raised_once() -> Iterator[None]:
         _restore(before)
         raise
     _restore(before)
+
+
+def exit_code() -> int:
+    """Return what a command that was interrupted ends with: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + (_State.number or signal.SIGINT)
 
 
 def ignore() -> None:
@@ -100,7 +107,7 @@ def _take(number: int, frame: FrameType | None) -> None:
     del frame
     now = time.monotonic()
     if _State.first is None:
-        _State.first = now
+        _State.first, _State.number = now, number
         if not _State.held:
             raise Interrupted(number)
         _State.waiting = number

@@ -9,6 +9,7 @@ import click
 
 from lazydeps.build.commands import PATH, output_options
 from lazydeps.build.console import Console, mega
+from lazydeps.build.interrupts import exit_code
 from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ def command(console: Console, directory: Path | None, keep: int, older_than: flo
         finished = 0 if dry_run else stores.finish_removals(place)
     except KeyboardInterrupt:
         console.fail("Interrupted", "a store that was being removed is out of use; the next removal does the rest.")
-        return 130
+        return exit_code()
     freed = sum(removal.store.size for removal in done if removal.fate == "removed")
     failed = [removal for removal in done if removal.fate == "failed"]
     facts = {

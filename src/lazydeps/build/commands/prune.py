@@ -10,6 +10,7 @@ import click
 from lazydeps.build.commands import LOCK, output_options
 from lazydeps.build.commands.list import published_line
 from lazydeps.build.console import Console, mega
+from lazydeps.build.interrupts import exit_code
 from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -103,7 +104,7 @@ def command(
                 done = published.prune(destination, plan, client=client, locks=again)
         except KeyboardInterrupt:
             console.fail("Interrupted", "what had not been removed yet is there still; the same command does the rest.")
-            return 130
+            return exit_code()
     for key, reason in done.failed:
         console.warn(f"{key} could not be removed: {reason}.")
     if done.versioned:

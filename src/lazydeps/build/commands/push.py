@@ -10,6 +10,7 @@ import click
 
 from lazydeps.build.commands import default_destination, lock_option, output_options
 from lazydeps.build.console import Console, mega
+from lazydeps.build.interrupts import exit_code
 
 if TYPE_CHECKING:
     from lazydeps.build.push import Plan, Pushed, PushOptions
@@ -115,12 +116,12 @@ def _push(
     before: dict[str, str | None] = {}
     try:
         if not _send(console, plans, done, destination=one.destination, client=client, asked=asked):
-            raise click.exceptions.Exit(130)
+            raise click.exceptions.Exit(exit_code())
         if asked.name is not None:
             before = push.pin_all(lock, asked.name, plans, done, client=client)
     except KeyboardInterrupt:
         console.fail("Interrupted", _arrived(done, plans))
-        raise click.exceptions.Exit(130) from None
+        raise click.exceptions.Exit(exit_code()) from None
     facts: dict[str, Any] = {"packs": [asdict(pushed) for pushed in done], "region": permission.region}
     if len(done) == 1:
         facts.update(asdict(done[0]))
