@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import pty
+import select
 import shlex
 import subprocess
 import sys
@@ -66,3 +68,31 @@ def lazydeps_error(*words: str | Path, **options: Any) -> dict[str, Any]:
     error = lazydeps_json(*words, code=1, **options)["error"]
     assert isinstance(error, dict)
     return error
+
+
+def on_a_terminal(*words: str | Path, code: int = 0, environ: Mapping[str, str] | None = None) -> str:
+    """Run ``lazydeps WORDS`` on a terminal of its own and return all that it shows, with its escape codes."""
+    owner, terminal = pty.openpty()
+    try:
+        process = subprocess.Popen(
+            [*COMMAND, *map(str, words)],
+            env=command_environ({"TERM": "xterm-256color", **(environ or {})}),
+            stdin=terminal,
+            stdout=terminal,
+            stderr=terminal,
+            start_new_session=True,
+        )
+        os.close(terminal)
+        shown = b""
+        while select.select([owner], [], [], 60)[0]:
+            try:
+                block = os.read(owner, 1 << 16)
+            except OSError:  # Linux's end of file on a terminal
+                break
+            if not block:
+                break
+            shown += block
+        assert process.wait(10) == code, shown
+    finally:
+        os.close(owner)
+    return shown.decode()

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
 import signal
 import subprocess
 import sys
@@ -16,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from support_command import COMMAND, command_environ, lazydeps, lazydeps_error, lazydeps_json
+from support_command import COMMAND, command_environ, lazydeps, lazydeps_error, lazydeps_json, on_a_terminal
 from support_packs import ARCH, pack_tree, write_tree
 
 from lazydeps._ref import Ref
@@ -733,34 +731,6 @@ def test_ctrl_c_during_pack(
 # -- colours
 
 
-def on_a_terminal(*words: str | Path, environ: dict[str, str]) -> str:
-    """Run a command on a terminal of its own and return all it shows."""
-    owner, terminal = pty.openpty()
-    try:
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, words)],
-            env=command_environ({"TERM": "xterm-256color", **environ}),
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            start_new_session=True,
-        )
-        os.close(terminal)
-        shown = b""
-        while select.select([owner], [], [], 60)[0]:
-            try:
-                block = os.read(owner, 1 << 16)
-            except OSError:  # Linux's end of file on a terminal
-                break
-            if not block:
-                break
-            shown += block
-        process.wait(10)
-    finally:
-        os.close(owner)
-    return shown.decode()
-
-
 def test_escape_codes_only_on_a_terminal(small: dict[str, Any], tmp_path: Path) -> None:
     """In a pipe there is no escape code, on a terminal NO_COLOR takes the colours away."""
     colour = re.compile(r"\x1b\[[0-9;]*3[0-9][0-9;]*m")
@@ -771,5 +741,5 @@ def test_escape_codes_only_on_a_terminal(small: dict[str, Any], tmp_path: Path) 
         assert "\r" not in done.stdout + done.stderr
     assert colour.search(on_a_terminal("verify", small["path"], environ={}))
     assert not colour.search(on_a_terminal("verify", small["path"], environ={"NO_COLOR": "1"}))
-    assert colour.search(on_a_terminal("verify", "nowhere", environ={}))
-    assert not colour.search(on_a_terminal("verify", "nowhere", environ={"NO_COLOR": "1"}))
+    assert colour.search(on_a_terminal("verify", "nowhere", code=1, environ={}))
+    assert not colour.search(on_a_terminal("verify", "nowhere", code=1, environ={"NO_COLOR": "1"}))

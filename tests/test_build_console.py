@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import json
 import os
-import pty
 import re
-import select
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
-from support_command import COMMAND, command_environ, lazydeps
+from support_command import COMMAND, command_environ, lazydeps, on_a_terminal
 
 from lazydeps.build.pack import PHASES
 
@@ -31,30 +29,9 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def on_a_terminal(*words: str | Path, code: int = 0, **environ: str) -> list[str]:
+def drawn(*words: str | Path, code: int = 0, **environ: str) -> list[str]:
     """Run a command on a terminal; return the pictures it drew one after another, with their escape codes."""
-    owner, terminal = pty.openpty()
-    try:
-        process = subprocess.Popen(
-            [*COMMAND, *map(str, words)],
-            env=command_environ({"TERM": "xterm-256color", **environ}),
-            stdin=terminal,
-            stdout=terminal,
-            stderr=terminal,
-            start_new_session=True,
-        )
-        os.close(terminal)
-        shown = b""
-        while select.select([owner], [], [], 60)[0]:
-            try:
-                block = os.read(owner, 1 << 16)
-            except OSError:  # Linux's end of file on a terminal
-                break
-            shown += block
-        assert process.wait(10) == code, shown
-    finally:
-        os.close(owner)
-    return [line for line in re.split(r"[\r\n]+", shown.decode()) if line]
+    return [line for line in re.split(r"[\r\n]+", on_a_terminal(*words, code=code, environ=environ)) if line]
 
 
 def plain(lines: list[str]) -> list[str]:
@@ -69,7 +46,7 @@ def moving(lines: list[str]) -> list[str]:
 
 def test_bytes_and_rate(site: Path, tmp_path: Path) -> None:
     """While it compresses, a person sees how much of how much, how fast, since when, and which file."""
-    lines = on_a_terminal("pack", "--from-dir", site, "-o", tmp_path / "p.tar.zst", "--level", "19", "-j", "1")
+    lines = drawn("pack", "--from-dir", site, "-o", tmp_path / "p.tar.zst", "--level", "19", "-j", "1")
     writing = [line for line in moving(lines) if "Compressing" in line]
     assert any(re.search(r" \d+\.\d/25\.2 MB  \d+\.\d MB/s 0:00:\d\d package/big\.bin", line) for line in writing)
     compiling = [line for line in moving(lines) if "Compiling" in line]
@@ -81,7 +58,7 @@ def test_bytes_and_rate(site: Path, tmp_path: Path) -> None:
 
 def test_what_uv_says_is_shown(tmp_path: Path) -> None:
     """Resolving and downloading take longest: what uv said last stands behind the step."""
-    lines = on_a_terminal("pack", "six", "-o", tmp_path / "p.tar.zst", COLUMNS="140")
+    lines = drawn("pack", "six", "-o", tmp_path / "p.tar.zst", COLUMNS="140")
     installing = [line for line in moving(lines) if "Installing" in line]
     assert re.search(r"0:00:\d\d \+ six==\d", installing[-1])
 
@@ -91,7 +68,7 @@ def test_no_picture_is_wider_than_the_terminal(site: Path, tmp_path: Path, width
     """A line that wraps is not erased and fills the screen."""
     code = "import package, " + ", ".join(["sys"] * 40)
     words = ["pack", "--from-dir", site, "--trace", code, "--level", "1", "-o", tmp_path / "p.tar.zst"]
-    lines = on_a_terminal(*words, COLUMNS=str(width))
+    lines = drawn(*words, COLUMNS=str(width))
     pictures = [line for line in plain(lines) if line[:1] in SPINNER + "✓" or line[:2] == "  "]
     pictures = [line for line in pictures if re.search(r"\d:\d\d|✓", line)]
     assert len(pictures) >= 8
@@ -119,7 +96,7 @@ def test_a_step_that_fails_is_not_done(site: Path, tmp_path: Path) -> None:
     assert "Compiling bytecode for Python 3.13: done" in said
     assert "Recording 1/0 …" in said
     assert "Recording 1/0: done" not in said
-    shown = plain(on_a_terminal(*words, code=1))
+    shown = plain(drawn(*words, code=1))
     assert [line.split()[1] for line in shown if line.startswith("✓")] == ["Installing", "Compiling"]
     assert any(line.startswith("lazydeps: LazydepsError: the traced program") for line in shown)
 
@@ -138,17 +115,17 @@ def test_silence(site: Path, tmp_path: Path, option: str) -> None:
     words[2] = folder
     done = lazydeps(*words)
     assert re.fullmatch(r"lazydeps: warning: some\.pth is packed but not honoured: .*\n", done.stderr)
-    said = plain(on_a_terminal(*words))
+    said = plain(drawn(*words))
     assert not [line for line in said if line[:1] in SPINNER + "✓"]
 
 
 def test_colours() -> None:
     """On a terminal, unless NO_COLOR or TERM=dumb; in a pipe only with FORCE_COLOR, and then nothing moves."""
     words = ["verify", "nowhere.tar.zst"]
-    assert any(COLOUR.search(line) for line in on_a_terminal(*words, code=1))
-    shown = on_a_terminal(*words, code=1, NO_COLOR="1")
+    assert any(COLOUR.search(line) for line in drawn(*words, code=1))
+    shown = drawn(*words, code=1, NO_COLOR="1")
     assert not any(COLOUR.search(line) for line in shown)
-    shown = on_a_terminal(*words, code=1, TERM="dumb")
+    shown = drawn(*words, code=1, TERM="dumb")
     assert not any(CODES.search(line) for line in shown)
     assert not COLOUR.search(lazydeps(*words, code=1, environ={"TERM": "xterm-256color"}).stderr)
     assert COLOUR.search(lazydeps(*words, code=1, environ={"FORCE_COLOR": "1"}).stderr)
@@ -162,10 +139,10 @@ def test_nothing_moves_in_a_pipe_or_on_a_dumb_terminal(site: Path, tmp_path: Pat
     assert "\r" not in said
     assert "\x1b[2K" not in said
     assert said.count("done in") == len(PHASES)
-    shown = on_a_terminal(*words, TERM="dumb")
+    shown = drawn(*words, TERM="dumb")
     assert not any(CODES.search(line) for line in shown)
     assert sum("done in" in line for line in shown) == len(PHASES)
-    coloured = on_a_terminal(*words, NO_COLOR="1")
+    coloured = drawn(*words, NO_COLOR="1")
     assert moving(coloured)
     assert not any(COLOUR.search(line) for line in coloured)
 

@@ -56,7 +56,7 @@ def project_options(folder: Path, **given: Any) -> PackOptions:
             name: tuple(dict.fromkeys(value for source in sources for value in getattr(source, name, ())))
             for name in ("requirements", "requirement_files", "constraint_files", "groups", "extras")
         }
-        for name in ("trace_statements", "trace_scripts", "trace_handlers", "events", "trace_files"):
+        for name in ("trace_statements", "trace_scripts", "trace_handlers", "events", "trace_env", "trace_files"):
             found[name] = given.get(name) or tuple(
                 dict.fromkeys(value for spec in specs for value in getattr(spec, name))
             )

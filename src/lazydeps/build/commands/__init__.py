@@ -14,6 +14,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from lazydeps.build.console import Console
+from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -36,6 +37,64 @@ class NewFile(click.Path):
         if not path.absolute().parent.is_dir():
             self.fail(f"there is no folder {path.absolute().parent} to write {path.name} into.", param, ctx)
         return path
+
+
+def parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
+    """Return an option's callback that takes what a function makes of its text, and its ConfigError for wrong usage."""
+
+    def convert(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
+        try:
+            return None if value is None else parse(value)
+        except ConfigError as error:
+            raise click.BadParameter(str(error), ctx, param) from error
+
+    return convert
+
+
+def parse_age(text: str) -> float:
+    """Return the seconds of an age such as ``30d``."""
+    from lazydeps.build import stores
+
+    return stores.parse_age(text)
+
+
+def record_options(*, default: str = "") -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Return the options that say which program shows what is imported; ``default`` tells what is done without them."""
+    otherwise = f"  [default: {default}]" if default else ""
+    options = (
+        click.option(
+            "--trace",
+            "trace_statements",
+            multiple=True,
+            metavar="CODE",
+            help=f"Statements to record, such as 'import numpy, pandas'.{otherwise}",
+        ),
+        click.option("--trace-script", "trace_scripts", type=FILE, multiple=True, help="A program to record."),
+        click.option(
+            "--trace-handler",
+            "trace_handlers",
+            multiple=True,
+            metavar="MODULE.FUNCTION",
+            help="A Lambda handler to record.",
+        ),
+        click.option(
+            "--event", "events", type=FILE, multiple=True, help="A JSON event to call the recorded handlers with."
+        ),
+        click.option(
+            "--trace-env",
+            multiple=True,
+            metavar="NAME[=VALUE]",
+            help="An environment variable for the recorded program, which gets no others; without a value, the one set "
+            "here.",
+        ),
+    )
+
+    def add(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return add
 
 
 def lock_option(words: str) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazydeps.build import cache
-from lazydeps.build.commands import PATH, output_options
+from lazydeps.build.commands import PATH, output_options, parse_age, parsed
 from lazydeps.build.console import Console, mega
 from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Iterator
     from pathlib import Path
 
 _folder = click.option("--cache-dir", type=PATH, help="The cache.  [default: LAZYDEPS_CACHE, or ~/.cache/lazydeps]")
@@ -37,27 +37,11 @@ def command() -> None:
     """
 
 
-def _parsed(parse: Callable[[str], Any]) -> Callable[..., Any]:
-    def convert(ctx: click.Context, param: click.Parameter, value: str | None) -> Any:
-        try:
-            return None if value is None else parse(value)
-        except ConfigError as error:
-            raise click.BadParameter(str(error), ctx, param) from error
-
-    return convert
-
-
 def _place(chosen: Path | None) -> Path:
     place = chosen or cache.default_folder()
     if place is None:
         raise ConfigError("LAZYDEPS_CACHE=0 switches the cache off: name the folder with --cache-dir.")
     return place.absolute()
-
-
-def _age(text: str) -> float:
-    from lazydeps.build.stores import parse_age
-
-    return parse_age(text)
 
 
 @command.command(
@@ -124,8 +108,8 @@ Examples:
   lazydeps cache prune --size 500MB
   lazydeps cache prune --older-than 30d --dry-run""",
 )
-@click.option("--size", callback=_parsed(cache.parse_size), metavar="SIZE", help="Keep so much: 500MB, 2GB.")
-@click.option("--older-than", callback=_parsed(_age), metavar="AGE", help="Remove what was not used for: 30d, 12h.")
+@click.option("--size", callback=parsed(cache.parse_size), metavar="SIZE", help="Keep so much: 500MB, 2GB.")
+@click.option("--older-than", callback=parsed(parse_age), metavar="AGE", help="Remove what was not used for: 30d, 12h.")
 @_folder
 @_dry_run
 @output_options

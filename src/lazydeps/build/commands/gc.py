@@ -7,24 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lazydeps.build.commands import PATH, output_options
+from lazydeps.build.commands import PATH, output_options, parse_age, parsed
 from lazydeps.build.console import Console, mega
 from lazydeps.build.interrupts import exit_code
-from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     from lazydeps.build.stores import Removal
-
-
-def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
-    from lazydeps.build.stores import parse_age
-
-    try:
-        return parse_age(value)
-    except ConfigError as error:
-        raise click.BadParameter(str(error), ctx, param) from error
 
 
 @click.command(
@@ -43,7 +33,7 @@ Examples:
 )
 @click.option(
     "--older-than",
-    callback=_seconds,
+    callback=parsed(parse_age),
     default="0s",
     metavar="AGE",
     help="Remove only what was not used for so long: 7d, 12h.",

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lazydeps._ref import Ref
-from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, complete_files, output_options, shown
+from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, complete_files, output_options, record_options, shown
 from lazydeps.build.compress import DEFAULT_LEVEL
 from lazydeps.build.console import Console, Phases, mega
 from lazydeps.errors import ConfigError, LazydepsError
@@ -94,24 +94,7 @@ Examples:
     show_default=True,
     help="zstd level: 19 packs smaller and takes much longer.",
 )
-@click.option(
-    "--trace",
-    "trace_statements",
-    multiple=True,
-    metavar="CODE",
-    help="Statements to record, such as 'import numpy, pandas'.  [default: imports what is asked]",
-)
-@click.option("--trace-script", "trace_scripts", type=FILE, multiple=True, help="A program to record.")
-@click.option(
-    "--trace-handler", "trace_handlers", multiple=True, metavar="MODULE.FUNCTION", help="A Lambda handler to record."
-)
-@click.option("--event", "events", type=FILE, multiple=True, help="A JSON event to call the recorded handlers with.")
-@click.option(
-    "--trace-env",
-    multiple=True,
-    metavar="NAME[=VALUE]",
-    help="An environment variable for the recorded program, which gets no others; without a value, the one set here.",
-)
+@record_options(default="imports what is asked")
 @click.option(
     "--trace-file", "trace_files", type=FILE, multiple=True, help="A trace that was saved or collected before."
 )

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazydeps.build.commands import FILE, FOLDER, output_options
+from lazydeps.build.commands import FILE, FOLDER, output_options, record_options
 from lazydeps.build.compress import DEFAULT_LEVEL
 from lazydeps.build.console import Console, Phases, mega
 from lazydeps.build.limits import UPLOAD_LIMIT
@@ -41,10 +41,7 @@ Examples:
 @click.option("--python", help="Minor version of the target, 3.11 or later.  [default: the project's, or the running]")
 @click.option("--arch", help="x86_64 or arm64.  [default: the project's, or this machine's]")
 @click.option("--handler", metavar="MODULE.FUNCTION", help="What Lambda calls.  [default: the usual one that is there]")
-@click.option("--trace", "trace_statements", multiple=True, metavar="CODE", help="Statements to record.")
-@click.option("--trace-script", "trace_scripts", type=FILE, multiple=True, help="A program to record.")
-@click.option("--trace-handler", "trace_handlers", multiple=True, metavar="MODULE.FUNCTION", help="One to record.")
-@click.option("--event", "events", type=FILE, multiple=True, help="A JSON event to call recorded handlers with.")
+@record_options()
 @click.option("--trace-file", "trace_files", type=FILE, multiple=True, help="A trace that was saved before.")
 @click.option(
     "--level",

@@ -7,23 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from lazydeps.build.commands import LOCK, output_options
+from lazydeps.build.commands import LOCK, output_options, parse_age, parsed
 from lazydeps.build.commands.list import published_line
 from lazydeps.build.console import Console, mega
 from lazydeps.build.interrupts import exit_code
-from lazydeps.errors import ConfigError
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-
-def _seconds(ctx: click.Context, param: click.Parameter, value: str) -> float:
-    from lazydeps.build.stores import parse_age
-
-    try:
-        return parse_age(value)
-    except ConfigError as error:
-        raise click.BadParameter(str(error), ctx, param) from error
 
 
 @click.command(
@@ -43,7 +33,7 @@ Examples:
 @click.option("--no-lock", is_flag=True, help="There is no lock file: no function starts from this prefix by one.")
 @click.option(
     "--older-than",
-    callback=_seconds,
+    callback=parsed(parse_age),
     default="0s",
     metavar="AGE",
     help="Remove only what was published longer ago than this: 30d, 12h.",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, output_options
+from lazydeps.build.commands import FILE, FOLDER, PATH, NewFile, output_options, record_options
 from lazydeps.build.console import Console, mega
 
 if TYPE_CHECKING:
@@ -213,16 +213,7 @@ Examples:
 @click.option("--from-dir", type=FOLDER, help="An installed site-packages folder instead.")
 @click.option("--python", help="Minor version, for requirements and folders.  [default: the running one]")
 @click.option("--project", type=PATH, help="Where the handler's module is.  [default: the current folder]")
-@click.option("--trace", "trace_statements", multiple=True, metavar="CODE", help="Statements to run.")
-@click.option("--trace-script", "trace_scripts", type=FILE, multiple=True, help="A program to run.")
-@click.option("--trace-handler", "trace_handlers", multiple=True, metavar="MODULE.FUNCTION", help="A handler to run.")
-@click.option("--event", "events", type=FILE, multiple=True, help="A JSON event to call the handler with.")
-@click.option(
-    "--trace-env",
-    multiple=True,
-    metavar="NAME[=VALUE]",
-    help="An environment variable for the program; without a value, the one set here.",
-)
+@record_options()
 @click.option(
     "--runs",
     type=click.IntRange(1, 50),
