@@ -210,7 +210,7 @@ def plan(tree: Path, files: Sequence[str], options: PackOptions) -> Plan:
     warnings = [f"{option} names no file of the installation." for option in idle]
     if options.optimize > 1:
         warnings += [
-            f"{entry.distribution} needs docstrings, which -OO takes away: {entry.reason}. Use -O 1."
+            f"{entry.distribution} needs docstrings, which -OO takes away: {entry.reason}. Use -O."
             for entry in known.docstrings
             if entry.distribution in present
         ]

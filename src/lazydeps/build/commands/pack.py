@@ -81,11 +81,10 @@ Examples:
 )
 @click.option(
     "-O",
-    "--optimize",
+    "optimize",
+    count=True,
     type=click.IntRange(0, 2),
-    default=0,
-    show_default=True,
-    help="Compile as python -O (1) or -OO (2) would.",
+    help="Compile as python -O would, without asserts; -OO as python -OO, without docstrings either.",
 )
 @click.option(
     "--level",
