@@ -284,10 +284,11 @@ def test_no_more_than_the_limit(site: Path, tmp_path: Path) -> None:
 
 def test_where_the_cache_is(site: Path, tmp_path: Path) -> None:
     """`LAZYDEPS_CACHE`, then XDG_CACHE_HOME, then ~/.cache; `LAZYDEPS_CACHE=0` is none."""
-    home = {"HOME": "/home/me"}
-    assert default_folder(home) == Path("/home/me/.cache/lazydeps")
+    mine = tmp_path / "me"
+    home = {"HOME": str(mine)}
+    assert default_folder(home) == mine / ".cache/lazydeps"
     assert default_folder({**home, "XDG_CACHE_HOME": "/var/x"}) == Path("/var/x/lazydeps")
-    assert default_folder({**home, "XDG_CACHE_HOME": "relative"}) == Path("/home/me/.cache/lazydeps")
+    assert default_folder({**home, "XDG_CACHE_HOME": "relative"}) == mine / ".cache/lazydeps"
     assert default_folder({**home, "XDG_CACHE_HOME": "/var/x", "LAZYDEPS_CACHE": "/mine"}) == Path("/mine")
     assert default_folder({**home, "LAZYDEPS_CACHE": "0"}) is None
     words = ["pack", "--from-dir", site, "-o", tmp_path / "p.tar.zst"]

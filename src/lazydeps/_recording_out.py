@@ -35,12 +35,10 @@ class Outlet:
 
     def write(self, documents: Documents) -> None:
         """Write the documents, or raise whatever kept them from being written."""
-        for root, document in documents:
-            self.put(f"{root}-{self.name}.json", _text(document))
 
-    def put(self, name: str, text: str) -> None:
-        """Write one document under a name."""
-        raise NotImplementedError
+    def files(self, documents: Documents) -> list[tuple[str, str]]:
+        """Return the documents as files: names and texts."""
+        return [(f"{root}-{self.name}.json", _text(document)) for root, document in documents]
 
     def hurry(self) -> None:
         """Take little time for what is still to write: the process ends."""
@@ -106,7 +104,12 @@ class LogOutlet(Outlet):
 class FolderOutlet(Outlet):
     """Files of a folder."""
 
-    def put(self, name: str, text: str) -> None:
+    def write(self, documents: Documents) -> None:
+        """Write each document as a file."""
+        for name, text in self.files(documents):
+            self._put(name, text)
+
+    def _put(self, name: str, text: str) -> None:
         """Write one file, whole or not at all."""
         from urllib.parse import unquote
 
@@ -144,8 +147,12 @@ class S3Outlet(Outlet):
         self._client = None
         self._patience = {"connect_timeout": 2, "read_timeout": 2, "retries": {"total_max_attempts": 1}}
 
-    def put(self, name: str, text: str) -> None:
-        """Put one object."""
+    def write(self, documents: Documents) -> None:
+        """Put each document as an object."""
+        for name, text in self.files(documents):
+            self._put(name, text)
+
+    def _put(self, name: str, text: str) -> None:
         if self._client is None:
             from botocore.config import Config
             from botocore.session import Session

@@ -152,10 +152,7 @@ def build_pack(options: PackOptions, *, observer: PackObserver | None = None) ->
     cache = None if options.cache is None else Cache(options.cache)
     limit = size_limit()
     with ExitStack() as stack:
-        with interrupts.held():
-            scratch = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="lazydeps-pack-", ignore_cleanup_errors=True)
-            )
+        scratch = _scratch(stack)
         tree = Path(scratch, "tree").resolve()
         clock.phase("install", describe(options))
         filled, files, planned = _install(options, tree, interpreter, clock)
@@ -286,10 +283,7 @@ def preview_pack(options: PackOptions, *, observer: PackObserver | None = None) 
     interpreter = require_interpreter(options.python)
     clock = _Clock(observer or SilentObserver())
     with ExitStack() as stack:
-        with interrupts.held():
-            scratch = stack.enter_context(
-                tempfile.TemporaryDirectory(prefix="lazydeps-pack-", ignore_cleanup_errors=True)
-            )
+        scratch = _scratch(stack)
         tree = Path(scratch, "tree").resolve()
         clock.phase("install", describe(options))
         filled, files, planned = _install(options, tree, interpreter, clock)
@@ -302,6 +296,13 @@ def preview_pack(options: PackOptions, *, observer: PackObserver | None = None) 
             left_out=len(planned.removable),
             warnings=(*filled.warnings, *planned.warnings),
         )
+
+
+def _scratch(stack: ExitStack) -> str:
+    """Return a new folder that is removed with the stack; no signal comes between its making and that."""
+    with interrupts.held():
+        folder = tempfile.TemporaryDirectory(prefix="lazydeps-pack-", ignore_cleanup_errors=True)
+        return stack.enter_context(folder)
 
 
 def _install(
